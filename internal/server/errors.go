@@ -1,0 +1,205 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"strings"
+
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+	"github.com/aws/smithy-go"
+)
+
+// Kind is what sort of failure an Error is, for exit codes and remedies.
+type Kind string
+
+// Kinds of failure.
+const (
+	KindFailed      Kind = "failed"      // anything without a kind of its own
+	KindUsage       Kind = "usage"       // the request makes no sense
+	KindAuth        Kind = "auth"        // credentials are wrong, missing or may not
+	KindNotFound    Kind = "not-found"   // no such server, disk or image
+	KindExists      Kind = "exists"      // the name is taken, or the state forbids it
+	KindProtected   Kind = "protected"   // a disk would be at risk
+	KindTimeout     Kind = "timeout"     // the same command goes on from there
+	KindInterrupted Kind = "interrupted" // the same command goes on from there
+	KindCapacity    Kind = "capacity"    // the cloud has no room, or a quota is full
+	KindPartial     Kind = "partial"     // done in part; the reason says which
+	KindUnsupported Kind = "unsupported" // the endpoint can't
+)
+
+// Error is a failure that a person can act on.
+type Error struct {
+	Op       string // "rescue"
+	Resource string // "server web", "vol-0123"
+	Reason   string // what is the matter, without the operation
+	Remedy   string // a command or an action that mends it, or ""
+	Code     Kind
+	Err      error // the cause, or nil
+}
+
+// Error says what failed, on what and why. The remedy is left to the caller's
+// own line.
+func (e *Error) Error() string {
+	parts := make([]string, 0, 3)
+	if head := strings.TrimSpace(e.Op + " " + e.Resource); head != "" {
+		parts = append(parts, head)
+	}
+	if e.Reason != "" {
+		parts = append(parts, e.Reason)
+	}
+	if e.Err != nil {
+		parts = append(parts, e.Err.Error())
+	}
+	return strings.Join(parts, ": ")
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Is makes errors.Is(err, ErrExists) and its like work by kind.
+func (e *Error) Is(target error) bool {
+	t, ok := target.(*Error)
+	return ok && t.Op == "" && t.Resource == "" && t.Err == nil && t.Code == e.Code
+}
+
+// Sentinels to compare kinds with errors.Is.
+var (
+	ErrUsage       = &Error{Code: KindUsage, Reason: "usage"}
+	ErrNotFound    = &Error{Code: KindNotFound, Reason: "not found"}
+	ErrExists      = &Error{Code: KindExists, Reason: "exists"}
+	ErrProtected   = &Error{Code: KindProtected, Reason: "protected"}
+	ErrTimeout     = &Error{Code: KindTimeout, Reason: "timed out"}
+	ErrInterrupted = &Error{Code: KindInterrupted, Reason: "interrupted"}
+	ErrUnsupported = &Error{Code: KindUnsupported, Reason: "unsupported"}
+)
+
+// KindOf returns err's kind: an *Error's own, else what its cause says.
+func KindOf(err error) Kind {
+	var e *Error
+	if errors.As(err, &e) && e.Code != "" {
+		return e.Code
+	}
+	return classify(err)
+}
+
+// wrap adds operation and resource to an error, and its kind. An *Error from
+// below keeps its own kind, reason and remedy.
+func wrap(op, resource string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var e *Error
+	if errors.As(err, &e) {
+		if e.Op == "" {
+			c := *e
+			c.Op, c.Resource = op, resource
+			return &c
+		}
+		return &Error{Op: op, Resource: resource, Code: e.Code, Remedy: e.Remedy, Err: err}
+	}
+	kind := classify(err)
+	return &Error{Op: op, Resource: resource, Code: kind, Remedy: remedyFor(kind), Err: err}
+}
+
+// remedyFor is the advice that a kind alone allows.
+func remedyFor(kind Kind) string {
+	switch kind {
+	case KindAuth:
+		return "check the credentials and region of the context"
+	case KindTimeout, KindInterrupted:
+		return "run the same command again: it goes on from there"
+	case KindCapacity:
+		return "try another --type, or later"
+	default:
+		return ""
+	}
+}
+
+// classify tells the kind of an error that comes from the SDK or the context.
+func classify(err error) Kind {
+	switch {
+	case errors.Is(err, context.Canceled):
+		return KindInterrupted
+	case errors.Is(err, context.DeadlineExceeded):
+		return KindTimeout
+	}
+	if code := apiCode(err); code != "" {
+		if kind := codeKind(code); kind != KindFailed {
+			return kind
+		}
+	}
+	if unsupported(err) {
+		return KindUnsupported
+	}
+	return KindFailed
+}
+
+// codeKind sorts EC2's error codes.
+func codeKind(code string) Kind {
+	switch code {
+	case "AuthFailure", "UnauthorizedOperation", "InvalidClientTokenId", "MissingAuthenticationToken",
+		"SignatureDoesNotMatch", "RequestExpired", "OptInRequired", "Blocked", "ExpiredToken", "AccessDeniedException":
+		return KindAuth
+	case "OperationNotPermitted":
+		return KindProtected
+	case "InsufficientInstanceCapacity", "InsufficientCapacity", "InsufficientHostCapacity",
+		"InsufficientVolumeCapacity", "InsufficientAddressCapacity", "InstanceLimitExceeded",
+		"VcpuLimitExceeded", "VolumeLimitExceeded", "MaxIOPSLimitExceeded", "AddressLimitExceeded",
+		"SnapshotLimitExceeded", "MaxSpotInstanceCountExceeded":
+		return KindCapacity
+	case "InvalidAction", "UnsupportedOperation", "Unsupported", "UnknownOperationException":
+		return KindUnsupported
+	}
+	if strings.HasSuffix(code, ".NotFound") || strings.HasSuffix(code, ".Unknown") || code == "ParameterNotFound" {
+		return KindNotFound
+	}
+	return KindFailed
+}
+
+// unsupported tells an endpoint that doesn't know an action: InvalidAction,
+// 404, 501, or a 500 whose body is no EC2 error at all.
+func unsupported(err error) bool {
+	switch apiCode(err) {
+	case "InvalidAction", "UnsupportedOperation", "Unsupported", "UnknownOperationException", "NotImplemented":
+		return true
+	}
+	var re *awshttp.ResponseError
+	if !errors.As(err, &re) || re.HTTPResponse() == nil {
+		return false
+	}
+	switch re.HTTPStatusCode() {
+	case http.StatusNotFound, http.StatusNotImplemented:
+		return true
+	case http.StatusInternalServerError:
+		var de *smithy.DeserializationError
+		return errors.As(err, &de) || apiCode(err) == "UnknownError"
+	}
+	return false
+}
+
+// apiCode is the EC2 error code in err, or "".
+func apiCode(err error) string {
+	var ae smithy.APIError
+	if errors.As(err, &ae) {
+		return ae.ErrorCode()
+	}
+	return ""
+}
+
+// throttled tells an answer that means "later", also after the SDK's retries.
+func throttled(err error) bool {
+	switch apiCode(err) {
+	case "RequestLimitExceeded", "Throttling", "ThrottlingException", "SnapshotCreationPerVolumeRateExceeded":
+		return true
+	}
+	return false
+}
+
+// transient tells an error that a wait may sit out: throttling and a
+// connection that broke, never one that the endpoint means.
+func transient(err error) bool {
+	var ne net.Error
+	return throttled(err) || (errors.As(err, &ne) && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled))
+}

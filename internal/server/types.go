@@ -1,0 +1,247 @@
+package server
+
+import "time"
+
+// States of a server. A server with an instance has the instance's own state;
+// the other two are the package's.
+const (
+	StatePending     = "pending"
+	StateRunning     = "running"
+	StateStopping    = "stopping"
+	StateStopped     = "stopped"
+	StateTerminating = "shutting-down"
+	StateDetached    = "detached" // disks, and no instance
+	StateRescuing    = "rescuing" // a rescue was interrupted or is under way
+)
+
+// Server is a named set of disks and the instance that they are plugged into,
+// if any. Its JSON form is the tool's machine-readable output.
+type Server struct {
+	Name       string     `json:"name"`
+	State      string     `json:"state"`
+	InstanceID string     `json:"instance_id,omitempty"`
+	Type       string     `json:"type,omitempty"`
+	ImageID    string     `json:"image_id,omitempty"`
+	Zone       string     `json:"zone,omitempty"`
+	PublicIP   string     `json:"public_ip,omitempty"`
+	PrivateIP  string     `json:"private_ip,omitempty"`
+	Arch       string     `json:"arch,omitempty"`
+	BootMode   string     `json:"boot_mode,omitempty"`
+	Kernel     string     `json:"kernel,omitempty"`
+	Ramdisk    string     `json:"ramdisk,omitempty"`
+	KeyName    string     `json:"key_name,omitempty"`
+	LaunchTime *time.Time `json:"launch_time,omitempty"`
+	Root       Disk       `json:"root"`
+	Data       []Disk     `json:"data"`
+	// Open lists the ports that the server was created to open, From the
+	// networks that may reach them.
+	Open []string `json:"open"`
+	From []string `json:"from"`
+	// Forwards says where a port of the server is really found when the
+	// endpoint couldn't give it its own number: guest port → host port.
+	Forwards map[string]int `json:"forwards,omitempty"`
+	// ElasticIP is the allocation ID of the fixed address, if it has one.
+	ElasticIP string `json:"elastic_ip,omitempty"`
+	// Protected tells that every disk is kept when the instance is terminated.
+	Protected bool     `json:"protected"`
+	SSH       SSHAddr  `json:"ssh"`
+	Warnings  []string `json:"warnings,omitempty"`
+}
+
+// SSHAddr is where the server answers ssh and as whom to log in.
+type SSHAddr struct {
+	Host string `json:"host,omitempty"`
+	Port int    `json:"port,omitempty"`
+	User string `json:"user,omitempty"`
+}
+
+// Roles of a disk.
+const (
+	RoleRoot = "root"
+	RoleData = "data"
+)
+
+// Disk is a volume of a server.
+type Disk struct {
+	VolumeID string `json:"volume_id"`
+	Server   string `json:"server,omitempty"`
+	Role     string `json:"role,omitempty"`
+	Device   string `json:"device,omitempty"`
+	State    string `json:"state"` // EC2's: creating, available, in-use, deleting, error
+	Type     string `json:"type,omitempty"`
+	SizeGiB  int    `json:"size_gib"`
+	Zone     string `json:"zone,omitempty"`
+	// InstanceID is where it is attached, "" when nowhere.
+	InstanceID string `json:"instance_id,omitempty"`
+	// KeptOnTermination tells that terminating the instance keeps it. A
+	// detached disk is always kept.
+	KeptOnTermination bool `json:"kept_on_termination"`
+	// SupersededBy is the volume that took its place in a rescue by snapshot.
+	SupersededBy string     `json:"superseded_by,omitempty"`
+	Created      *time.Time `json:"created,omitempty"`
+}
+
+// SnapshotSet is the snapshots of one server taken together.
+type SnapshotSet struct {
+	ID       string    `json:"id"`
+	Server   string    `json:"server"`
+	Note     string    `json:"note,omitempty"`
+	Started  time.Time `json:"started"`
+	State    string    `json:"state"` // completed, pending or error: the worst of its snapshots
+	Complete bool      `json:"complete"`
+	// OneInstant tells that one call took all of them while attached, or that
+	// nothing was writing.
+	OneInstant bool       `json:"one_instant"`
+	Snapshots  []Snapshot `json:"snapshots"`
+}
+
+// Snapshot is one disk's part of a set.
+type Snapshot struct {
+	SnapshotID string `json:"snapshot_id"`
+	VolumeID   string `json:"volume_id"`
+	Role       string `json:"role"`
+	Device     string `json:"device"`
+	SizeGiB    int    `json:"size_gib"`
+	State      string `json:"state"`
+	Progress   string `json:"progress,omitempty"`
+}
+
+// Image is the idea of a server: what can be launched.
+type Image struct {
+	ID         string     `json:"id"`
+	Name       string     `json:"name"`
+	Alias      string     `json:"alias,omitempty"`
+	State      string     `json:"state"`
+	Arch       string     `json:"arch"`
+	BootMode   string     `json:"boot_mode,omitempty"`
+	Kernel     string     `json:"kernel,omitempty"`
+	RootDevice string     `json:"root_device"`
+	SizeGiB    int        `json:"size_gib"`
+	DataGiB    []int      `json:"data_gib,omitempty"`
+	Durable    bool       `json:"durable"` // every disk is kept by whatever launches it
+	Created    *time.Time `json:"created,omitempty"`
+	User       string     `json:"user,omitempty"` // login user, when known
+}
+
+// WaitFor is how far an operation that boots something waits.
+type WaitFor string
+
+// What to wait for. The zero value means WaitSSH.
+const (
+	WaitSSH     WaitFor = "ssh"
+	WaitRunning WaitFor = "running"
+	WaitNone    WaitFor = "none"
+)
+
+// CreateOptions says which server to make.
+type CreateOptions struct {
+	Name     string
+	Image    string // image ID, or an alias that ResolveImage knows
+	Type     string // instance type; "" means DefaultType
+	DiskGiB  int    // root size; 0 means the image's own
+	Data     []int  // GiB of each blank data disk
+	Zone     string // availability zone; "" leaves the choice to the endpoint
+	KeyName  string // an existing key pair, or ...
+	Key      []byte // ... a public key in authorized_keys form, imported under its fingerprint
+	Open     []Port // ports that the security group opens; nil means ssh alone
+	From     []string
+	UserData []byte
+	User     string // login user; "" lets the image decide
+	// NoAddress leaves the server with the address that the endpoint assigns
+	// at each start, instead of an elastic IP that stays.
+	NoAddress bool
+	Wait      WaitFor
+}
+
+// DefaultType is the instance type of a server whose options name none.
+const DefaultType = "t3.micro"
+
+// RescueBy is a way to bring a server back.
+type RescueBy string
+
+// Ways to rescue. The zero value means RescueAuto.
+const (
+	// RescueAuto swaps when the root volume is there, and otherwise takes the
+	// newest complete snapshot set.
+	RescueAuto RescueBy = "auto"
+	// RescueSwap plugs the very same disks into a stand-in instance.
+	RescueSwap RescueBy = "swap"
+	// RescueSnapshot snapshots the disks, registers an image of them and
+	// launches it: new disks, the old ones kept as superseded.
+	RescueSnapshot RescueBy = "snapshot"
+)
+
+// RescueOptions says how to bring a server back.
+type RescueOptions struct {
+	By    RescueBy
+	Image string // image for the stand-in of a swap; "" means the recorded one
+	Type  string // instance type; "" means the recorded one
+	Wait  WaitFor
+}
+
+// RescueResult is a server that is back, and what it took.
+type RescueResult struct {
+	Server *Server  `json:"server"`
+	By     RescueBy `json:"by"`
+	// Image and Set are what a rescue by snapshot made or used.
+	Image string `json:"image_id,omitempty"`
+	Set   string `json:"set,omitempty"`
+	// Superseded are the old disks that a rescue by snapshot leaves behind.
+	Superseded []Disk `json:"superseded,omitempty"`
+}
+
+// TerminateResult tells what stayed.
+type TerminateResult struct {
+	Name       string `json:"name"`
+	InstanceID string `json:"instance_id,omitempty"` // "" when there was none
+	Kept       []Disk `json:"kept"`
+	ElasticIP  string `json:"elastic_ip,omitempty"`
+}
+
+// SnapshotOptions says which set to take.
+type SnapshotOptions struct {
+	Note string
+	Wait bool // until completed; on AWS the first one can take hours
+}
+
+// VolumeOptions says which data disk to make.
+type VolumeOptions struct {
+	Server  string // the server it belongs to
+	SizeGiB int
+	Device  string // "" means the next free of /dev/sdf ... /dev/sdp
+	Type    string // "" means gp3
+}
+
+// DataSpec is a blank data disk of an image.
+type DataSpec struct {
+	SizeGiB int
+	Device  string // "" means the next free of /dev/sdf ... /dev/sdp
+}
+
+// DurableOptions says which image to make.
+type DurableOptions struct {
+	Ref  string // image ID, alias or server name
+	Name string // "" derives one
+	Data []DataSpec
+}
+
+// EventState is where a step stands.
+type EventState string
+
+// States of a step.
+const (
+	StepStarted EventState = "started"
+	StepWaiting EventState = "waiting" // still going; Detail says on what
+	StepDone    EventState = "done"
+	StepFailed  EventState = "failed"
+	StepWarning EventState = "warning" // something to tell that stops nothing
+)
+
+// Event is progress, for people.
+type Event struct {
+	State    EventState
+	Step     string // "launch stand-in"
+	Resource string // "i-0123", or the server's name
+	Detail   string
+	Elapsed  time.Duration // since the step started
+}
