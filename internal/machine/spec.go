@@ -1,0 +1,133 @@
+package machine
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"strings"
+)
+
+// Accel says how the guest's processor is run.
+type Accel string
+
+// How a guest's processor can be run.
+const (
+	// AccelAuto takes KVM when it was seen to run a guest, else TCG.
+	AccelAuto Accel = "auto"
+	// AccelKVM is hardware virtualisation, and nothing else.
+	AccelKVM Accel = "kvm"
+	// AccelTCG is QEMU's own translator; it works everywhere.
+	AccelTCG Accel = "tcg"
+)
+
+// Spec describes a machine.
+type Spec struct {
+	ID  string // the instance's ID, for names and messages
+	Dir string // absolute path of its folder, which exists and is private to its owner
+
+	CPUs      int
+	MemoryMiB int
+
+	Disks []Disk // the root first; the guest sees them in this order
+
+	// Kernel is booted directly when set, with Initrd and Cmdline. Otherwise
+	// the firmware boots from the first disk.
+	Kernel  string
+	Initrd  string
+	Cmdline string
+
+	UEFI bool // boot by UEFI firmware (OVMF) rather than BIOS
+
+	NIC *NIC // none when nil
+
+	// What the guest reads in SMBIOS: cloud-init's Ec2 source wants UUID and
+	// SerialNumber to begin with "ec2".
+	Product      string
+	UUID         string
+	SerialNumber string
+
+	Accel Accel // the Runner's when empty
+}
+
+// Disk is a volume as a machine sees it.
+type Disk struct {
+	Path     string // absolute path of the raw file
+	VolumeID string // vol-…; the serial number is this without its dash
+	ReadOnly bool
+}
+
+// NIC is a machine's network card. QEMU listens for the network on
+// [Machine.NetSocket], in QEMU's stream framing.
+type NIC struct {
+	MAC string
+	MTU int // 0 for the default of 1500
+}
+
+// Limits of a machine.
+const (
+	// MaxDisks is how many disks a machine can have at once.
+	MaxDisks = 24
+	// maxSerial is the length of virtio-blk's serial number.
+	maxSerial = 20
+	// maxNodeName is the length of a block node's name in QEMU.
+	maxNodeName = 31
+)
+
+// validID holds for what may become part of a node name, a device ID and a
+// file's name.
+var validID = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]*$`)
+
+// serial is the disk's serial number: a volume ID without its dash is as long as
+// the field, as on EC2.
+func (d Disk) serial() string { return strings.ReplaceAll(d.VolumeID, "-", "") }
+
+func (d Disk) validate() error {
+	switch {
+	case !validID.MatchString(d.VolumeID):
+		return fmt.Errorf("volume ID %q: only letters, digits and dashes, a letter first", d.VolumeID)
+	case len(d.serial()) > maxSerial:
+		return fmt.Errorf("volume ID %q: its serial number takes at most %d characters", d.VolumeID, maxSerial)
+	case len(nodeOverlay(d.VolumeID)) > maxNodeName:
+		return fmt.Errorf("volume ID %q: longer than a block node's name allows", d.VolumeID)
+	case !filepath.IsAbs(d.Path):
+		return fmt.Errorf("volume %s: path %q is not absolute", d.VolumeID, d.Path)
+	}
+	return nil
+}
+
+func (s Spec) validate() error {
+	switch {
+	case !validID.MatchString(s.ID):
+		return fmt.Errorf("machine ID %q: only letters, digits and dashes, a letter first", s.ID)
+	case !filepath.IsAbs(s.Dir):
+		return fmt.Errorf("folder %q is not absolute", s.Dir)
+	case s.CPUs < 1 || s.MemoryMiB < 1:
+		return fmt.Errorf("%d CPUs and %d MiB: both have to be positive", s.CPUs, s.MemoryMiB)
+	case s.Kernel == "" && len(s.Disks) == 0:
+		return errors.New("neither a kernel nor a disk to boot from")
+	case s.Kernel == "" && (s.Initrd != "" || s.Cmdline != ""):
+		return errors.New("an initrd or a command line without a kernel")
+	case len(s.Disks) > MaxDisks:
+		return fmt.Errorf("%d disks: at most %d", len(s.Disks), MaxDisks)
+	}
+	seen := map[string]bool{}
+	for _, d := range s.Disks {
+		if err := d.validate(); err != nil {
+			return err
+		}
+		if seen[d.VolumeID] {
+			return fmt.Errorf("volume %s: given twice", d.VolumeID)
+		}
+		seen[d.VolumeID] = true
+	}
+	return checkSocketPaths(s.Dir)
+}
+
+// The names of a volume's block nodes and of its device; see the package's doc.
+func nodeFile(volumeID string) string    { return "b-" + volumeID }
+func nodeOverlay(volumeID string) string { return "v-" + volumeID }
+func nodeFilter(volumeID string) string  { return "c-" + volumeID }
+func nodeFleece(volumeID string) string  { return "f-" + volumeID }
+func nodeAccess(volumeID string) string  { return "a-" + volumeID }
+func deviceID(volumeID string) string    { return "d-" + volumeID }
