@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net"
 	"time"
@@ -78,100 +77,4 @@ func orDuration(d, fallback time.Duration) time.Duration {
 		return d
 	}
 	return fallback
-}
-
-// Create makes a server and waits as far as asked. Repeated after an
-// interruption with the same options it completes what was begun; a finished
-// server of that name is ErrExists.
-func (m *Manager) Create(ctx context.Context, o CreateOptions) (*Server, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// List returns all servers, by name.
-func (m *Manager) List(ctx context.Context) ([]Server, error) { return nil, errors.ErrUnsupported }
-
-// Get returns the server called name, or ErrNotFound.
-func (m *Manager) Get(ctx context.Context, name string) (*Server, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// Start starts a stopped server and waits. On a running one it only waits. One
-// without an instance needs Rescue.
-func (m *Manager) Start(ctx context.Context, name string, wait WaitFor) (*Server, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// Stop shuts a server down and waits until it is stopped; force doesn't wait
-// for the guest.
-func (m *Manager) Stop(ctx context.Context, name string, force bool) (*Server, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// Reboot restarts a running server.
-func (m *Manager) Reboot(ctx context.Context, name string, wait WaitFor) (*Server, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// Terminate ends the server's instance, after it has made sure that every disk
-// stays. Without an instance it only reports the disks.
-func (m *Manager) Terminate(ctx context.Context, name string) (*TerminateResult, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// Rescue brings a server without an instance back.
-func (m *Manager) Rescue(ctx context.Context, name string, o RescueOptions) (*RescueResult, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// Snapshot takes a set of all the server's disks.
-func (m *Manager) Snapshot(ctx context.Context, name string, o SnapshotOptions) (*SnapshotSet, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// Snapshots lists the server's sets, newest first; all servers' with name "".
-func (m *Manager) Snapshots(ctx context.Context, name string) ([]SnapshotSet, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// VolumeCreate makes a blank data disk of a server, and attaches it when the
-// server has an instance.
-func (m *Manager) VolumeCreate(ctx context.Context, o VolumeOptions) (*Disk, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// VolumeAttach makes an available volume a data disk of the server and plugs
-// it in. device "" means the recorded one, else the next free.
-func (m *Manager) VolumeAttach(ctx context.Context, volumeID, server, device string) (*Disk, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// VolumeDetach unplugs a data disk and takes it out of its server; it keeps
-// its data.
-func (m *Manager) VolumeDetach(ctx context.Context, volumeID string) (*Disk, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// VolumeList returns the disks of the server, or with server "" every volume
-// in the region, superseded and unowned ones too.
-func (m *Manager) VolumeList(ctx context.Context, server string) ([]Disk, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// ImageList returns the caller's own images, and the aliases that resolve.
-func (m *Manager) ImageList(ctx context.Context) ([]Image, error) { return nil, errors.ErrUnsupported }
-
-// ImageDurable makes an image from which whatever launches it keeps its disks.
-func (m *Manager) ImageDurable(ctx context.Context, o DurableOptions) (*Image, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// ResolveImage finds an image by ID, alias or the name of an own image. arch
-// is EC2's (x86_64, arm64); "" means x86_64.
-func (m *Manager) ResolveImage(ctx context.Context, ref, arch string) (*Image, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// ConsoleOutput returns what the server's instance wrote to its console.
-func (m *Manager) ConsoleOutput(ctx context.Context, name string) (string, error) {
-	return "", errors.ErrUnsupported
 }

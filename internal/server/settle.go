@@ -1,0 +1,201 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+)
+
+// settle makes the truth hold for a server's instance: every disk that is
+// plugged in is tagged with its server, role and device, the root with the
+// facts as well, and no disk goes with the instance. It changes nothing that
+// is right already.
+func (m *Manager) settle(ctx context.Context, name, instanceID string, f facts) (*types.Instance, error) {
+	i, volumes, err := m.disksOf(ctx, instanceID)
+	if err != nil {
+		return nil, err
+	}
+	f = f.observed(i)
+	for k := range volumes {
+		if err := m.settleVolume(ctx, name, i, &volumes[k], f); err != nil {
+			return nil, err
+		}
+	}
+	if err := m.keepDisks(ctx, instanceID); err != nil {
+		return nil, err
+	}
+	return i, nil
+}
+
+// disksOf returns an instance and its volumes, once all are listed. EC2 lists
+// them some time after it answers RunInstances.
+func (m *Manager) disksOf(ctx context.Context, instanceID string) (*types.Instance, []types.Volume, error) {
+	var (
+		i       *types.Instance
+		volumes []types.Volume
+	)
+	err := m.poll(ctx, m.stateTimeout, "its disks to be listed", "instance "+instanceID, func(ctx context.Context) (bool, error) {
+		var err error
+		if i, err = m.instanceByID(ctx, instanceID); err != nil || i == nil {
+			return false, err
+		}
+		if err := diedWaiting(i, types.InstanceStateNamePending); err != nil {
+			return false, err
+		}
+		ids := mappedVolumes(i)
+		if len(ids) == 0 || !slices.Contains(ids, rootVolumeID(i)) {
+			return false, nil
+		}
+		volumes, err = m.findVolumes(ctx, filter("volume-id", ids...))
+		return len(volumes) == len(ids), err
+	})
+	return i, volumes, err
+}
+
+func mappedVolumes(i *types.Instance) []string {
+	var ids []string
+	for _, bdm := range i.BlockDeviceMappings {
+		if bdm.Ebs != nil && bdm.Ebs.VolumeId != nil {
+			ids = append(ids, *bdm.Ebs.VolumeId)
+		}
+	}
+	return ids
+}
+
+// rootVolumeID returns the volume at the instance's root device, or "".
+func rootVolumeID(i *types.Instance) string {
+	for _, bdm := range i.BlockDeviceMappings {
+		if bdm.Ebs != nil && aws.ToString(bdm.DeviceName) == aws.ToString(i.RootDeviceName) {
+			return aws.ToString(bdm.Ebs.VolumeId)
+		}
+	}
+	return ""
+}
+
+// settleVolume makes a plugged-in volume's tags true. A volume of another
+// server is left alone.
+func (m *Manager) settleVolume(ctx context.Context, name string, i *types.Instance, v *types.Volume, f facts) error {
+	id := aws.ToString(v.VolumeId)
+	have := tagsOf(v.Tags)
+	if other := have[tagServer]; other != "" && other != name {
+		m.warn("tag disks", id, "it belongs to server "+other+" and is left as it is")
+		return nil
+	}
+	want := serverTags(name)
+	if id == rootVolumeID(i) {
+		want[tagRole], want[tagDevice] = RoleRoot, aws.ToString(i.RootDeviceName)
+		want = want.with(f.tags())
+	} else {
+		want[tagRole], want[tagDevice] = RoleData, deviceIn(i, id)
+		want[tagName] = name + " data " + want[tagDevice]
+	}
+	return m.tag(ctx, id, have.missing(want))
+}
+
+// deviceIn returns where a volume is plugged into an instance, or "".
+func deviceIn(i *types.Instance, volumeID string) string {
+	for _, bdm := range i.BlockDeviceMappings {
+		if bdm.Ebs != nil && aws.ToString(bdm.Ebs.VolumeId) == volumeID {
+			return aws.ToString(bdm.DeviceName)
+		}
+	}
+	return ""
+}
+
+// tag sets tags on one resource; none is no call.
+func (m *Manager) tag(ctx context.Context, id string, tags tagMap) error {
+	if len(tags) == 0 {
+		return nil
+	}
+	_, err := m.ec2.CreateTags(ctx, &ec2.CreateTagsInput{Resources: []string{id}, Tags: tags.list()})
+	return wrap("tag", id, err)
+}
+
+// untag removes tags from one resource, whatever their values.
+func (m *Manager) untag(ctx context.Context, id string, keys ...string) error {
+	in := &ec2.DeleteTagsInput{Resources: []string{id}}
+	for _, key := range keys {
+		in.Tags = append(in.Tags, types.Tag{Key: aws.String(key)})
+	}
+	_, err := m.ec2.DeleteTags(ctx, in)
+	return wrap("untag", id, err)
+}
+
+// keepDisks makes sure that no disk is deleted with the instance: it looks,
+// repairs what isn't so, and looks again until the endpoint agrees.
+func (m *Manager) keepDisks(ctx context.Context, instanceID string) error {
+	repaired := false
+	return m.poll(ctx, settleTime, "every disk to be kept on termination", "instance "+instanceID, func(ctx context.Context) (bool, error) {
+		i, err := m.instanceByID(ctx, instanceID)
+		if err != nil || i == nil {
+			return false, err
+		}
+		doomed := doomedDevices(i)
+		if len(doomed) == 0 || repaired {
+			return len(doomed) == 0, nil
+		}
+		in := &ec2.ModifyInstanceAttributeInput{InstanceId: &instanceID}
+		for _, device := range doomed {
+			in.BlockDeviceMappings = append(in.BlockDeviceMappings, types.InstanceBlockDeviceMappingSpecification{
+				DeviceName: &device,
+				Ebs:        &types.EbsInstanceBlockDeviceSpecification{DeleteOnTermination: aws.Bool(false)},
+			})
+		}
+		m.log.Info("keep disks on termination", "instance", instanceID, "devices", strings.Join(doomed, " "))
+		if _, err := m.ec2.ModifyInstanceAttribute(ctx, in); err != nil {
+			return false, wrap("keep the disks of", "instance "+instanceID, err)
+		}
+		repaired = true
+		return false, nil
+	})
+}
+
+// doomedDevices lists the devices whose volumes would go with the instance.
+func doomedDevices(i *types.Instance) []string {
+	var doomed []string
+	for _, bdm := range i.BlockDeviceMappings {
+		if bdm.Ebs != nil && aws.ToBool(bdm.Ebs.DeleteOnTermination) {
+			doomed = append(doomed, aws.ToString(bdm.DeviceName))
+		}
+	}
+	return doomed
+}
+
+// guard makes termination by accident hard: protection on, and a shutdown from
+// inside only stops the machine. An endpoint that can't say or do so gets a
+// warning: the disks are kept either way.
+func (m *Manager) guard(ctx context.Context, instanceID string) error {
+	err := m.guardAttribute(ctx, instanceID, types.InstanceAttributeNameDisableApiTermination,
+		func(o *ec2.DescribeInstanceAttributeOutput) bool {
+			return o.DisableApiTermination != nil && aws.ToBool(o.DisableApiTermination.Value)
+		},
+		&ec2.ModifyInstanceAttributeInput{InstanceId: &instanceID, DisableApiTermination: &types.AttributeBooleanValue{Value: aws.Bool(true)}})
+	if err != nil {
+		return err
+	}
+	return m.guardAttribute(ctx, instanceID, types.InstanceAttributeNameInstanceInitiatedShutdownBehavior,
+		func(o *ec2.DescribeInstanceAttributeOutput) bool {
+			return o.InstanceInitiatedShutdownBehavior != nil && aws.ToString(o.InstanceInitiatedShutdownBehavior.Value) == string(types.ShutdownBehaviorStop)
+		},
+		&ec2.ModifyInstanceAttributeInput{InstanceId: &instanceID, InstanceInitiatedShutdownBehavior: &types.AttributeValue{Value: aws.String(string(types.ShutdownBehaviorStop))}})
+}
+
+func (m *Manager) guardAttribute(ctx context.Context, id string, name types.InstanceAttributeName, right func(*ec2.DescribeInstanceAttributeOutput) bool, repair *ec2.ModifyInstanceAttributeInput) error {
+	out, err := m.ec2.DescribeInstanceAttribute(ctx, &ec2.DescribeInstanceAttributeInput{InstanceId: &id, Attribute: name})
+	if err == nil && right(out) {
+		return nil
+	}
+	if err == nil || unsupported(err) {
+		_, err = m.ec2.ModifyInstanceAttribute(ctx, repair)
+	}
+	if unsupported(err) {
+		m.warn("protect", id, fmt.Sprintf("the endpoint can't set %s", name))
+		return nil
+	}
+	return wrap("protect", "instance "+id, err)
+}

@@ -1,0 +1,209 @@
+package server
+
+import (
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+)
+
+// Tag keys. docs/tags.md has the grammar of each.
+const (
+	tagName         = "Name"
+	tagSchema       = "stead:schema"
+	tagServer       = "stead:server"
+	tagStandIn      = "stead:stand-in"
+	tagBuilder      = "stead:builder"
+	tagStep         = "stead:step"
+	tagRole         = "stead:role"
+	tagDevice       = "stead:device"
+	tagSupersededBy = "stead:superseded-by"
+
+	tagArch      = "stead:arch"
+	tagVirt      = "stead:virtualization"
+	tagBootMode  = "stead:boot-mode"
+	tagEna       = "stead:ena"
+	tagKernel    = "stead:kernel"
+	tagRamdisk   = "stead:ramdisk"
+	tagType      = "stead:type"
+	tagZone      = "stead:zone"
+	tagOpen      = "stead:open"
+	tagFrom      = "stead:from"
+	tagKeyName   = "stead:key-name"
+	tagElasticIP = "stead:elastic-ip"
+	tagImage     = "stead:image"
+	tagUser      = "stead:user"
+	tagInstance  = "stead:instance"
+
+	tagSet        = "stead:set"
+	tagSetSize    = "stead:set-size"
+	tagSetInstant = "stead:set-instant"
+	tagNote       = "stead:note"
+	tagDurable    = "stead:durable"
+
+	// tagPortPrefix and a port number is where an endpoint that couldn't give
+	// a port its own number says which it has.
+	tagPortPrefix = "stead:port-"
+
+	schemaVersion = "1"
+)
+
+var tagValueGrammar = regexp.MustCompile(`^[\p{L}\p{N} +\-=._:/@]{0,256}$`)
+
+// checkTagValue tells whether s can be the value of a tag on every service.
+func checkTagValue(what, s string) error {
+	if tagValueGrammar.MatchString(s) {
+		return nil
+	}
+	return &Error{
+		Code:   KindUsage,
+		Reason: what + " can't be kept in a tag",
+		Remedy: "use at most 256 letters, digits, spaces and + - = . _ : / @",
+	}
+}
+
+// facts are what a server's root volume says about the machine that it needs.
+type facts struct {
+	Arch, Virt, BootMode, Ena, Kernel, Ramdisk string
+	Type, Zone, Open, From, KeyName            string
+	ElasticIP, Image, User                     string
+	Instance                                   string // the last one it ran in
+}
+
+// fields pairs each fact with its tag, for reading and for writing.
+func (f *facts) fields() map[string]*string {
+	return map[string]*string{
+		tagArch: &f.Arch, tagVirt: &f.Virt, tagBootMode: &f.BootMode, tagEna: &f.Ena,
+		tagKernel: &f.Kernel, tagRamdisk: &f.Ramdisk, tagType: &f.Type, tagZone: &f.Zone,
+		tagOpen: &f.Open, tagFrom: &f.From, tagKeyName: &f.KeyName,
+		tagElasticIP: &f.ElasticIP, tagImage: &f.Image, tagUser: &f.User, tagInstance: &f.Instance,
+	}
+}
+
+// tags returns the facts that are known.
+func (f facts) tags() tagMap {
+	t := tagMap{}
+	for key, v := range f.fields() {
+		if *v != "" && tagValueGrammar.MatchString(*v) {
+			t[key] = *v
+		}
+	}
+	return t
+}
+
+// factsOf reads the facts from a resource's tags.
+func factsOf(tags []types.Tag) facts {
+	var f facts
+	t := tagsOf(tags)
+	for key, v := range f.fields() {
+		*v = t[key]
+	}
+	return f
+}
+
+// observed overlays what an instance says about itself: it is newer than the
+// tags.
+func (f facts) observed(i *types.Instance) facts {
+	set := func(field *string, v string) {
+		if v != "" {
+			*field = v
+		}
+	}
+	set(&f.Arch, string(i.Architecture))
+	set(&f.Virt, string(i.VirtualizationType))
+	set(&f.BootMode, string(i.BootMode))
+	if i.EnaSupport != nil {
+		f.Ena = yesNo(*i.EnaSupport)
+	}
+	set(&f.Kernel, aws.ToString(i.KernelId))
+	set(&f.Ramdisk, aws.ToString(i.RamdiskId))
+	set(&f.Type, string(i.InstanceType))
+	set(&f.Zone, zoneOf(i))
+	set(&f.KeyName, aws.ToString(i.KeyName))
+	set(&f.Instance, aws.ToString(i.InstanceId))
+	return f
+}
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}
+
+func zoneOf(i *types.Instance) string {
+	if i.Placement == nil {
+		return ""
+	}
+	return aws.ToString(i.Placement.AvailabilityZone)
+}
+
+// tagMap is tags by key.
+type tagMap map[string]string
+
+func tagsOf(tags []types.Tag) tagMap {
+	t := make(tagMap, len(tags))
+	for _, tag := range tags {
+		t[aws.ToString(tag.Key)] = aws.ToString(tag.Value)
+	}
+	return t
+}
+
+func tagOf(tags []types.Tag, key string) string { return tagsOf(tags)[key] }
+
+func hasTag(tags []types.Tag, key string) bool {
+	_, ok := tagsOf(tags)[key]
+	return ok
+}
+
+// with returns the tags and more, which win.
+func (t tagMap) with(more tagMap) tagMap {
+	all := maps.Clone(t)
+	maps.Copy(all, more)
+	return all
+}
+
+// list returns the tags as EC2 takes them, in a fixed order: a ClientToken's
+// replay must send the same request.
+func (t tagMap) list() []types.Tag {
+	tags := make([]types.Tag, 0, len(t))
+	for _, key := range slices.Sorted(maps.Keys(t)) {
+		tags = append(tags, types.Tag{Key: aws.String(key), Value: aws.String(t[key])})
+	}
+	return tags
+}
+
+// spec returns the tags as a TagSpecification for resources of a kind.
+func (t tagMap) spec(kind types.ResourceType) types.TagSpecification {
+	return types.TagSpecification{ResourceType: kind, Tags: t.list()}
+}
+
+// missing returns those of want that have doesn't say.
+func (t tagMap) missing(want tagMap) tagMap {
+	lack := tagMap{}
+	for key, v := range want {
+		if have, ok := t[key]; !ok || have != v {
+			lack[key] = v
+		}
+	}
+	return lack
+}
+
+// serverTags are what every resource of a server carries.
+func serverTags(name string) tagMap {
+	return tagMap{tagSchema: schemaVersion, tagServer: name, tagName: name}
+}
+
+// steadTags keeps the tags that a copy or a snapshot passes on: stead's own,
+// without those that speak of the moment, and the name.
+func steadTags(tags []types.Tag) tagMap {
+	t := tagsOf(tags)
+	maps.DeleteFunc(t, func(key, _ string) bool {
+		return key != tagName && (!strings.HasPrefix(key, "stead:") || key == tagStep ||
+			strings.HasPrefix(key, tagPortPrefix) || key == tagSupersededBy)
+	})
+	return t
+}
