@@ -60,6 +60,15 @@ func (m *Manager) swapStep(ctx context.Context, w *world, o RescueOptions) error
 	case types.InstanceStateNameShuttingDown:
 		_, err := m.waitInstance(ctx, id, types.InstanceStateNameTerminated)
 		return err
+	case types.InstanceStateNamePending, types.InstanceStateNameStopping:
+		// Wait, and look again: another rescue of this server may be ahead,
+		// and what runs then may be the server.
+		next := types.InstanceStateNameRunning
+		if state == types.InstanceStateNameStopping {
+			next = types.InstanceStateNameStopped
+		}
+		_, err := m.waitInstance(ctx, id, next)
+		return err
 	default:
 		if attachedTo(root) == id {
 			return m.adopt(ctx, w)
@@ -126,7 +135,9 @@ func (m *Manager) waitTagged(ctx context.Context, name, id string) error {
 	})
 }
 
-func isInstance(i *types.Instance, id string) bool { return i != nil && aws.ToString(i.InstanceId) == id }
+func isInstance(i *types.Instance, id string) bool {
+	return i != nil && aws.ToString(i.InstanceId) == id
+}
 
 // standInImage finds an image that boots on the machine that the root needs:
 // the one that the server was made from, else any alias.
