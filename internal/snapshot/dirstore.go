@@ -42,6 +42,8 @@ type DirStore struct {
 	codec *codec
 	lock  *os.File
 
+	batchSize int // blocks that an upload makes durable together
+
 	// mu is held while a sweep decides on and deletes a block, and while an
 	// upload declares that it needs one: one of the two comes first.
 	mu      sync.Mutex
@@ -58,7 +60,7 @@ func OpenDir(path string, log *slog.Logger) (*DirStore, error) {
 
 func openDir(path string, log *slog.Logger, d disk) (_ *DirStore, err error) {
 	s := &DirStore{
-		path: path, log: log, disk: d,
+		path: path, log: log, disk: d, batchSize: batchSize,
 		uploads: make(map[*dirUpload]struct{}),
 		sweeps:  make(map[*dirSweep]struct{}),
 	}
@@ -118,17 +120,12 @@ func (s *DirStore) prepare() error {
 	case !errors.Is(err, fs.ErrNotExist):
 		return err
 	}
-	blocks := filepath.Join(s.path, blocksName)
-	folders := []string{filepath.Join(s.path, manifestsName), blocks}
-	for i := range 256 {
-		folders = append(folders, filepath.Join(blocks, fmt.Sprintf("%02x", i)))
-	}
-	for _, folder := range folders {
-		if err := s.disk.mkdir(folder); err != nil && !errors.Is(err, fs.ErrExist) {
+	for _, name := range []string{blocksName, manifestsName} {
+		if err := s.disk.mkdir(filepath.Join(s.path, name)); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
 	}
-	for _, folder := range []string{blocks, s.path, filepath.Dir(s.path)} {
+	for _, folder := range []string{s.path, filepath.Dir(s.path)} {
 		if err := s.disk.syncDir(folder); err != nil {
 			return err
 		}

@@ -121,7 +121,7 @@ func (u *dirUpload) write(id BlockID, data []byte) (stored int64, err error) {
 	u.mu.Lock()
 	u.batch = append(u.batch, pendingBlock{id: id, file: f})
 	var full []pendingBlock
-	if len(u.batch) >= batchSize {
+	if len(u.batch) >= u.store.batchSize {
 		full, u.batch = u.batch, nil
 	}
 	u.mu.Unlock()
@@ -138,8 +138,7 @@ func (u *dirUpload) publish(batch []pendingBlock) error {
 		return err
 	}
 	for _, b := range batch {
-		path, _ := u.store.blockPath(b.id)
-		if err := u.store.disk.rename(b.file.Name(), path); err != nil {
+		if err := u.place(b); err != nil {
 			return err
 		}
 	}
@@ -149,6 +148,19 @@ func (u *dirUpload) publish(batch []pendingBlock) error {
 		u.shards[u.store.shard(b.id)] = struct{}{}
 	}
 	return nil
+}
+
+// place renames a durable block to its place, in a folder made when first used.
+func (u *dirUpload) place(b pendingBlock) error {
+	path, _ := u.store.blockPath(b.id)
+	err := u.store.disk.rename(b.file.Name(), path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := u.store.disk.mkdir(u.store.shard(b.id)); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return u.store.disk.rename(b.file.Name(), path)
 }
 
 // fail remembers the first error and returns err, with ErrNoSpace where it is that.
@@ -187,6 +199,7 @@ func (u *dirUpload) Commit(ctx context.Context, name string, manifest []byte) er
 	if err != nil {
 		return fmt.Errorf("commit %s: %w", name, u.fail(err))
 	}
+	u.shards[filepath.Join(u.store.path, blocksName)] = struct{}{} // has the shards' own names
 	for shard := range u.shards {
 		if err := u.store.disk.syncDir(shard); err != nil {
 			return fmt.Errorf("commit %s: %w", name, u.fail(err))
