@@ -3,17 +3,25 @@ package snapshot
 import (
 	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 
 	"github.com/klauspost/compress/zstd"
 )
 
-// A stored block is an eight-byte header, then the contents:
+// A stored block is a header of twelve bytes, then the packed contents:
 //
 //	"sb", the format's version, how the contents are packed
 //	plain length in bytes, little-endian, 4 bytes
+//	CRC-32C of all the rest, little-endian, 4 bytes
+//
+// The digest in the manifest proves the contents. The checksum is there for
+// the bits that don't show in them, as at the end of a zstd stream: a disk that
+// flips those is going bad all the same.
 const (
 	blockMagic   = "sb\x01"
-	blockHeader  = len(blockMagic) + 1 + 4
+	sizeAt       = len(blockMagic) + 1
+	sumAt        = sizeAt + 4
+	blockHeader  = sumAt + 4
 	packedNot    = 0
 	packedByZstd = 1
 )
@@ -22,11 +30,11 @@ const (
 type codec struct {
 	enc *zstd.Encoder
 	dec *zstd.Decoder
+	crc *crc32.Table
 }
 
 func newCodec() (*codec, error) {
-	// The digest in the manifest verifies the contents: no second checksum.
-	// The fastest level, as hashing and the disk would otherwise wait for it.
+	// zstd's own checksum would be a third one. The fastest level, as hashing and the disk would otherwise wait for it.
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest),
 		zstd.WithEncoderCRC(false), zstd.WithWindowSize(BlockSize))
 	if err != nil {
@@ -36,7 +44,7 @@ func newCodec() (*codec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start zstd: %w", err)
 	}
-	return &codec{enc: enc, dec: dec}, nil
+	return &codec{enc: enc, dec: dec, crc: crc32.MakeTable(crc32.Castagnoli)}, nil
 }
 
 func (c *codec) close() {
@@ -51,14 +59,20 @@ func (c *codec) pack(dst, data []byte) []byte {
 		dst = append(dst[:start], blockMagic...)
 		dst = append(dst, packing)
 		dst = binary.LittleEndian.AppendUint32(dst, uint32(len(data)))
+		dst = append(dst, 0, 0, 0, 0) // the checksum's place
 	}
 	header(packedByZstd)
 	dst = c.enc.EncodeAll(data, dst)
-	if len(dst)-start-blockHeader < len(data)-len(data)/32 {
-		return dst
+	if len(dst)-start-blockHeader >= len(data)-len(data)/32 {
+		header(packedNot) // the gain isn't worth the time to unpack it
+		dst = append(dst, data...)
 	}
-	header(packedNot) // not worth the time it takes to unpack
-	return append(dst, data...)
+	binary.LittleEndian.PutUint32(dst[start+sumAt:], c.checksum(dst[start:]))
+	return dst
+}
+
+func (c *codec) checksum(stored []byte) uint32 {
+	return crc32.Update(crc32.Checksum(stored[:sumAt], c.crc), c.crc, stored[blockHeader:])
 }
 
 // unpack returns the contents of a stored block, in buf where they fit. The
@@ -67,7 +81,10 @@ func (c *codec) unpack(stored, buf []byte) ([]byte, error) {
 	if len(stored) < blockHeader || string(stored[:len(blockMagic)]) != blockMagic {
 		return nil, &CorruptError{Reason: "it isn't a stored block"}
 	}
-	size := binary.LittleEndian.Uint32(stored[blockHeader-4:])
+	if binary.LittleEndian.Uint32(stored[sumAt:]) != c.checksum(stored) {
+		return nil, &CorruptError{Reason: "its checksum doesn't match"}
+	}
+	size := binary.LittleEndian.Uint32(stored[sizeAt:])
 	var (
 		data []byte
 		err  error

@@ -1,0 +1,153 @@
+package snapshot_test
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/steadcloud/stead/internal/snapshot"
+)
+
+// TestDeleteInAnyOrder makes snapshots of a volume that changes, deletes them
+// at random, collecting now and then, and wants the others to stay as they are.
+func TestDeleteInAnyOrder(t *testing.T) {
+	for seed := range uint64(8) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			rng := rand.New(rand.NewPCG(seed, 7))
+			path := t.TempDir()
+			store := openStore(t, path)
+			e := engine(store)
+			volume := data(t, 5<<20+4321, seed)
+			kept := make(map[string]memory)
+			for i := range 30 {
+				switch id := fmt.Sprintf("snap-%02d", i); {
+				case len(kept) < 3 || rng.IntN(3) > 0:
+					snap(t, store, id, volume)
+					kept[id] = bytes.Clone(volume)
+					at := rng.IntN(len(volume) - 5000)
+					copy(volume[at:], data(t, 5000, uint64(i)))
+					if rng.IntN(3) == 0 {
+						clear(volume[at:])
+					}
+				default:
+					ids := slices.Sorted(maps.Keys(kept))
+					id = ids[rng.IntN(len(ids))]
+					if err := e.Delete(t.Context(), id); err != nil {
+						t.Fatal(err)
+					}
+					delete(kept, id)
+				}
+				if rng.IntN(3) == 0 {
+					collect(t, e)
+				}
+			}
+			for id, want := range kept {
+				wantRestored(t, store, id, want)
+			}
+			collect(t, e)
+			if report := wantClean(t, store); report.Blocks != len(files(t, filepath.Join(path, "blocks"))) {
+				t.Errorf("%d blocks are named, %d stored", report.Blocks, len(files(t, filepath.Join(path, "blocks"))))
+			}
+			for id := range kept {
+				if err := e.Delete(t.Context(), id); err != nil {
+					t.Fatal(err)
+				}
+			}
+			collect(t, e)
+			if left := files(t, filepath.Join(path, "blocks")); len(left) != 0 {
+				t.Errorf("%d blocks left without a snapshot", len(left))
+			}
+		})
+	}
+}
+
+func collect(t *testing.T, e *snapshot.Engine) int64 {
+	t.Helper()
+	freed, err := e.Collect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return freed
+}
+
+// TestCollectRacesCreate lets collections run all the time while snapshots of
+// the same blocks come and go: a block is often garbage just when it is found.
+func TestCollectRacesCreate(t *testing.T) {
+	store := openStore(t, t.TempDir())
+	e := engine(store)
+	volumes := []memory{data(t, 2<<20, 1), data(t, 2<<20, 2)}
+	copy(volumes[1][1<<20:], volumes[0][1<<20:])
+
+	stop := make(chan struct{})
+	var makers, collector sync.WaitGroup
+	collector.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				if _, err := e.Collect(t.Context()); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		}
+	})
+	for maker := range 3 {
+		makers.Go(func() {
+			for i := range 25 {
+				id := fmt.Sprintf("snap-%d-%d", maker, i)
+				volume := volumes[i%len(volumes)]
+				if _, err := e.Create(t.Context(), id, volume, nil); err != nil {
+					t.Error(err)
+					return
+				}
+				got := make(memory, len(volume))
+				if err := e.Restore(t.Context(), id, got, nil); err != nil || !bytes.Equal(got, volume) {
+					t.Errorf("restore %s: %v", id, err)
+					return
+				}
+				if err := e.Delete(t.Context(), id); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	makers.Wait()
+	close(stop)
+	collector.Wait()
+	collect(t, e)
+	if report := wantClean(t, store); report.Snapshots != 0 {
+		t.Errorf("%d snapshots left", report.Snapshots)
+	}
+}
+
+// TestCollectKeepsRunningUpload collects from within a Create: what it has
+// stored so far is named by no manifest.
+func TestCollectKeepsRunningUpload(t *testing.T) {
+	store := openStore(t, t.TempDir())
+	e := engine(store)
+	volume := data(t, 40<<20)
+	collects := 0
+	_, err := e.Create(t.Context(), "s", volume, func(done, total int64) {
+		if done > total*int64(collects+1)/5 {
+			collects++
+			if freed := collect(t, e); freed != 0 {
+				t.Errorf("freed %d bytes under a running create", freed)
+			}
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if collects == 0 {
+		t.Error("nothing was collected meanwhile")
+	}
+	wantRestored(t, store, "s", volume)
+}
