@@ -18,6 +18,8 @@ var (
 	ErrNotAttached = errors.New("volume is not attached")
 	// ErrNoSlot is returned by Attach when the machine has MaxDisks disks.
 	ErrNoSlot = errors.New("no free slot for another disk")
+	// ErrKVMUnusable is returned by Probe.
+	ErrKVMUnusable = errors.New("KVM is not usable")
 	// ErrNoFirmware is returned by Start when UEFI is asked for and OVMF isn't
 	// installed.
 	ErrNoFirmware = errors.New("UEFI firmware not found: install the package ovmf")
