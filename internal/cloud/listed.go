@@ -25,3 +25,41 @@ func one[T any](f func(T) string) func(T) []string {
 func always[T any](value string) func(T) []string {
 	return func(T) []string { return []string{value} }
 }
+
+// selectByName keeps the records with one of the names, or all of them when
+// none is named. A name that none has is the error that missing makes.
+func selectByName[T any](recs []T, names []string, nameOf func(T) string, missing func(string) *apiError) ([]T, error) {
+	if len(names) == 0 {
+		return recs, nil
+	}
+	seen := make(map[string]bool, len(names))
+	for _, n := range names {
+		seen[n] = false
+	}
+	kept := make([]T, 0, len(names))
+	for _, rec := range recs {
+		if _, ok := seen[nameOf(rec)]; ok {
+			seen[nameOf(rec)] = true
+			kept = append(kept, rec)
+		}
+	}
+	for _, n := range names {
+		if !seen[n] {
+			return nil, missing(n)
+		}
+	}
+	return kept, nil
+}
+
+// optional gives nil for what a client sees as absent.
+func optional(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
+
+// arn names a resource of EC2's across services.
+func arn(s state.Scope, kind, id string) string {
+	return "arn:aws:ec2:" + s.Region + ":" + s.Account + ":" + kind + "/" + id
+}

@@ -82,8 +82,11 @@ type Instance struct {
 	MetadataDisabled bool   `json:"metadataDisabled,omitempty"`
 	MetadataTags     bool   `json:"metadataTags,omitempty"`
 
-	Accel string         `json:"accel,omitempty"` // what the machine runs under: kvm or tcg
-	Ports map[string]int `json:"ports,omitempty"` // "tcp/22" → host port, where it is another
+	// Resume: the cloud was stopped under it, and starts it again.
+	Resume bool `json:"resume,omitempty"`
+	// BootID is the host kernel's run that its machine was started in.
+	BootID string `json:"bootID,omitempty"`
+	Accel  string `json:"accel,omitempty"` // what the machine ran under last: kvm or tcg; empty: it never ran
 }
 
 // Kind implements Record.

@@ -1,0 +1,275 @@
+package cloud
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/steadcloud/stead/internal/state"
+)
+
+// ErrNotRunning says that no daemon answers on the data folder.
+var ErrNotRunning = errors.New("the local cloud is not running")
+
+// Info is what a daemon says of itself.
+type Info struct {
+	PID       int       `json:"pid"`
+	Version   string    `json:"version"`
+	Built     time.Time `json:"built"` // when its executable was
+	Endpoint  string    `json:"endpoint"`
+	DataDir   string    `json:"dataDir"`
+	Account   string    `json:"account"`
+	Region    string    `json:"region"` // where tools look by default
+	Machines  string    `json:"machines"`
+	Note      string    `json:"note,omitempty"`
+	Started   time.Time `json:"started"`
+	Instances int       `json:"instances"` // that run
+	Volumes   int       `json:"volumes"`
+	Snapshots int       `json:"snapshots"`
+}
+
+// buildEvent is one line of the answer to an image build.
+type buildEvent struct {
+	Step    string `json:"step,omitempty"`
+	Done    int64  `json:"done,omitempty"`
+	Total   int64  `json:"total,omitempty"`
+	ImageID string `json:"imageId,omitempty"`
+	Error   string `json:"error,omitempty"`
+}
+
+// controlHandler serves what is no part of EC2's API: the keys, image builds,
+// the log, stopping. Who can open the socket owns the folder.
+func (d *daemon) controlHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /info", func(w http.ResponseWriter, _ *http.Request) { d.reply(w, d.info()) })
+	mux.HandleFunc("GET /credentials", func(w http.ResponseWriter, _ *http.Request) { d.reply(w, d.cloud.keys) })
+	mux.HandleFunc("POST /images/{name}", d.buildImage)
+	mux.HandleFunc("POST /stop", func(w http.ResponseWriter, r *http.Request) {
+		machines := r.URL.Query().Get("machines") == "true"
+		d.reply(w, d.info())
+		select {
+		case d.stop <- machines:
+		default: // already stopping
+		}
+	})
+	return mux
+}
+
+func (d *daemon) reply(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	if err := json.NewEncoder(w).Encode(v); err != nil {
+		d.cfg.Log.Debug("control client went away", "err", err)
+	}
+}
+
+func (d *daemon) info() Info {
+	i := Info{
+		PID: os.Getpid(), Version: d.cfg.Version, Built: d.built, Endpoint: d.endpoint(), DataDir: d.cfg.DataDir, Account: d.cfg.Account,
+		Region: DefaultRegion, Machines: d.cloud.hyper.accel(), Note: d.cloud.hyper.note(), Started: d.started,
+	}
+	err := d.cloud.db.View(func(tx *state.Tx) error {
+		insts, err := state.All[state.Instance](tx)
+		if err != nil {
+			return err
+		}
+		for _, inst := range insts {
+			if inst.State == state.Running {
+				i.Instances++
+			}
+		}
+		vols, err := state.All[state.Volume](tx)
+		i.Volumes = len(vols)
+		if err != nil {
+			return err
+		}
+		snaps, err := state.All[state.Snapshot](tx)
+		i.Snapshots = len(snaps)
+		return err
+	})
+	if err != nil {
+		i.Note = err.Error()
+	}
+	return i
+}
+
+func (d *daemon) buildImage(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/jsonl")
+	enc, flush := json.NewEncoder(w), http.NewResponseController(w)
+	send := func(e buildEvent) {
+		if enc.Encode(e) == nil {
+			_ = flush.Flush() // a client that went away does not stop the build
+		}
+	}
+	id, err := d.cloud.BuildImage(r.Context(), state.Scope{Account: d.cfg.Account, Region: DefaultRegion}, r.PathValue("name"),
+		func(step string, done, total int64) { send(buildEvent{Step: step, Done: done, Total: total}) })
+	if err != nil {
+		send(buildEvent{Error: err.Error()})
+		return
+	}
+	send(buildEvent{ImageID: id})
+}
+
+// Control gives a daemon orders that are no part of EC2's API.
+type Control struct {
+	dir  Dir
+	http *http.Client
+}
+
+// Connect finds the daemon of a data folder, or gives ErrNotRunning.
+func Connect(dataDir string) (*Control, error) {
+	abs, err := filepath.Abs(dataDir)
+	if err != nil {
+		return nil, err
+	}
+	dir := Dir(abs)
+	c := &Control{dir: dir, http: &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", dir.ControlSocket())
+		},
+	}}}
+	conn, err := net.DialTimeout("unix", dir.ControlSocket(), time.Second)
+	if err != nil {
+		if errors.Is(err, os.ErrPermission) {
+			return nil, fmt.Errorf("control socket of %s: %w", dir, err)
+		}
+		return nil, fmt.Errorf("%s: %w", dir, ErrNotRunning)
+	}
+	return c, conn.Close()
+}
+
+func (c *Control) do(ctx context.Context, method, path string, query url.Values) (*http.Response, error) {
+	u := url.URL{Scheme: "http", Host: "stead", Path: path, RawQuery: query.Encode()}
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("%s: %w", c.dir, ErrNotRunning)
+		}
+		return nil, fmt.Errorf("local cloud: %w", err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		defer func() { _ = resp.Body.Close() }() // read to its end or given up
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
+		return nil, fmt.Errorf("local cloud: %s: %s", resp.Status, text)
+	}
+	return resp, nil
+}
+
+func (c *Control) get(ctx context.Context, path string, into any) error {
+	resp, err := c.do(ctx, http.MethodGet, path, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }() // read only
+	return json.NewDecoder(resp.Body).Decode(into)
+}
+
+// Info asks the daemon about itself.
+func (c *Control) Info(ctx context.Context) (Info, error) {
+	var i Info
+	return i, c.get(ctx, "/info", &i)
+}
+
+// Credentials gives the key that signs requests to the daemon.
+func (c *Control) Credentials(ctx context.Context) (Credentials, error) {
+	var k Credentials
+	return k, c.get(ctx, "/credentials", &k)
+}
+
+// BuildImage builds an image by its name (tiny) and gives its ID.
+func (c *Control) BuildImage(ctx context.Context, name string, progress func(step string, done, total int64)) (string, error) {
+	resp, err := c.do(ctx, http.MethodPost, "/images/"+url.PathEscape(name), nil)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = resp.Body.Close() }() // read to its end
+	lines := bufio.NewScanner(resp.Body)
+	for lines.Scan() {
+		var e buildEvent
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+			return "", fmt.Errorf("build image %s: %w", name, err)
+		}
+		switch {
+		case e.Error != "":
+			return "", fmt.Errorf("build image %s: %s", name, e.Error)
+		case e.ImageID != "":
+			return e.ImageID, nil
+		case progress != nil:
+			progress(e.Step, e.Done, e.Total)
+		}
+	}
+	return "", fmt.Errorf("build image %s: the local cloud went away: %w", name, errors.Join(lines.Err(), io.ErrUnexpectedEOF))
+}
+
+// Logs copies the daemon's log to w; following, until ctx ends.
+func (c *Control) Logs(ctx context.Context, w io.Writer, follow bool) error {
+	return Logs(ctx, string(c.dir), w, follow)
+}
+
+// Logs copies the log of a data folder's daemon, running or not.
+func Logs(ctx context.Context, dataDir string, w io.Writer, follow bool) error {
+	f, err := os.Open(Dir(dataDir).LogFile())
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("no log in %s: the local cloud has not been started there", dataDir)
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }() // read only
+	for {
+		if _, err := io.Copy(w, f); err != nil || !follow {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// Stop ends the daemon and waits until it is gone; with machines, they are
+// shut down cleanly first.
+func (c *Control) Stop(ctx context.Context, machines bool) error {
+	resp, err := c.do(ctx, http.MethodPost, "/stop", url.Values{"machines": {strconv.FormatBool(machines)}})
+	if err != nil {
+		return err
+	}
+	if err := resp.Body.Close(); err != nil {
+		return err
+	}
+	return waitUnlocked(ctx, c.dir)
+}
+
+// waitUnlocked returns when no daemon has the folder.
+func waitUnlocked(ctx context.Context, dir Dir) error {
+	for {
+		unlock, err := lockFolder(dir)
+		if err == nil {
+			unlock()
+			return nil
+		}
+		if !errors.Is(err, ErrInUse) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the daemon of %s to end: %w", dir, ctx.Err())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}

@@ -1,0 +1,270 @@
+package cloud
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"reflect"
+	"runtime/debug"
+	"time"
+
+	"github.com/steadcloud/stead/internal/awsproto"
+	"github.com/steadcloud/stead/internal/ec2query"
+	"github.com/steadcloud/stead/internal/sigv4"
+	"github.com/steadcloud/stead/internal/state"
+)
+
+// maxBody bounds a request; EC2's largest parameter is 16 KiB of user data.
+const maxBody = 4 << 20
+
+// caller is who a request speaks for.
+type caller struct {
+	state.Scope
+	AccessKeyID string
+}
+
+type callerKey struct{}
+
+// from gives the caller of the request that ctx belongs to.
+func from(ctx context.Context) caller {
+	c, _ := ctx.Value(callerKey{}).(caller)
+	return c
+}
+
+// WithCaller makes ctx speak for an account in a region, as the dispatcher
+// does with a signature's; for calls from inside the process.
+func WithCaller(ctx context.Context, s state.Scope) context.Context {
+	return context.WithValue(ctx, callerKey{}, caller{Scope: s})
+}
+
+// action is one decoded-and-called API action: it gets its input filled by
+// decode and gives its output.
+type action func(ctx context.Context, decode func(in any) error) (out any, err error)
+
+// handle makes an action of a plain handler. A dry run stops after decoding:
+// every caller here may do everything, which is all that EC2's dry run says.
+func handle[I, O any](f func(context.Context, *I) (*O, error)) action {
+	return func(ctx context.Context, decode func(any) error) (any, error) {
+		in := new(I)
+		if err := decode(in); err != nil {
+			return nil, err
+		}
+		if dryRun(in) {
+			return nil, errDryRun
+		}
+		return f(ctx, in)
+	}
+}
+
+func dryRun(in any) bool {
+	f := reflect.ValueOf(in).Elem().FieldByName("DryRun")
+	if !f.IsValid() || f.Kind() != reflect.Pointer || f.IsNil() {
+		return false
+	}
+	return f.Elem().Kind() == reflect.Bool && f.Elem().Bool()
+}
+
+// protocol is how one AWS service writes answers. One listener serves all; the
+// signature's scope says which service a request is for.
+type protocol interface {
+	// parse gives the action's name and a decoder for its input.
+	parse(r *http.Request, body []byte) (name string, decode func(any) error, err error)
+	encode(w io.Writer, action, requestID string, out any) error
+	fault(w io.Writer, requestID string, e *apiError) error
+	contentType() string
+}
+
+// ServeHTTP answers API requests and /healthz.
+func (c *Cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/healthz" {
+		_, _ = io.WriteString(w, "ok\n")
+		return
+	}
+	requestID := newRequestID()
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		c.answerFault(w, ec2Protocol{}, requestID, &apiError{Code: "RequestTooLarge", Message: err.Error(), Status: http.StatusRequestEntityTooLarge})
+		return
+	}
+	id, err := sigv4.Verify(r, body, c.now(), c.credential)
+	if err != nil {
+		proto := guessProtocol(r)
+		c.answerFault(w, proto, requestID, asAPIError(err))
+		return
+	}
+	c.serve(w, r, body, requestID, id)
+}
+
+func (c *Cloud) serve(w http.ResponseWriter, r *http.Request, body []byte, requestID string, id sigv4.Identity) {
+	proto, actions, err := c.service(id.Service)
+	if err != nil {
+		c.answerFault(w, guessProtocol(r), requestID, asAPIError(err))
+		return
+	}
+	scope := state.Scope{Account: id.Account, Region: id.Region}
+	start := time.Now()
+	name, out, err := c.call(r, proto, actions, caller{scope, id.AccessKeyID}, body)
+	log := c.log.With("action", name, "region", id.Region, "ms", time.Since(start).Milliseconds(), "request", requestID)
+	if err == nil {
+		var buf bytes.Buffer
+		if err = proto.encode(&buf, name, requestID, out); err == nil {
+			log.Debug("answered")
+			c.answer(w, proto, requestID, http.StatusOK, buf.Bytes())
+			return
+		}
+	}
+	api := asAPIError(err)
+	log.Info("refused", "code", api.Code, "message", api.Message)
+	c.answerFault(w, proto, requestID, api)
+}
+
+func (c *Cloud) call(r *http.Request, proto protocol, actions map[string]action, who caller, body []byte) (name string, out any, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			c.log.Error("handler failed", "action", name, "panic", p, "stack", string(debug.Stack()))
+			err = fmt.Errorf("%s: %v", name, p)
+		}
+	}()
+	name, decode, err := proto.parse(r, body)
+	if err != nil {
+		return name, nil, err
+	}
+	f, ok := actions[name]
+	if !ok {
+		return name, nil, fail("InvalidAction", "The action %s is not valid for this web service.", name)
+	}
+	if !isRegion(who.Region) {
+		return name, nil, &apiError{Code: "AuthFailure", Message: fmt.Sprintf("Credential should be scoped to a valid region, not '%s'.", who.Region), Status: http.StatusUnauthorized}
+	}
+	if err := c.ensureRegion(who.Scope); err != nil {
+		return name, nil, err
+	}
+	out, err = f(context.WithValue(r.Context(), callerKey{}, who), decode)
+	return name, out, err
+}
+
+func (c *Cloud) service(name string) (protocol, map[string]action, error) {
+	switch name {
+	case "ec2":
+		return ec2Protocol{}, c.ec2Actions, nil
+	case "sts":
+		return stsProtocol{}, c.stsActions, nil
+	case "ssm":
+		return ssmProtocol{}, c.ssmActions, nil
+	}
+	return nil, nil, fail("UnknownService", "The service '%s' is not served here; ec2, sts and ssm are.", name)
+}
+
+// guessProtocol picks the shape of an error for a request whose signature,
+// which would name the service, was refused.
+func guessProtocol(r *http.Request) protocol {
+	if _, _, ok := awsproto.JSONTarget(r.Header); ok {
+		return ssmProtocol{}
+	}
+	return ec2Protocol{}
+}
+
+func (c *Cloud) answerFault(w http.ResponseWriter, proto protocol, requestID string, e *apiError) {
+	var buf bytes.Buffer
+	if err := proto.fault(&buf, requestID, e); err != nil {
+		c.log.Error("cannot write an error", "code", e.Code, "err", err)
+	}
+	c.answer(w, proto, requestID, e.status(), buf.Bytes())
+}
+
+func (c *Cloud) answer(w http.ResponseWriter, proto protocol, requestID string, status int, body []byte) {
+	h := w.Header()
+	h.Set("Content-Type", proto.contentType())
+	h.Set("X-Amzn-Requestid", requestID)
+	h.Set("Server", "stead")
+	w.WriteHeader(status)
+	if _, err := w.Write(body); err != nil {
+		c.log.Debug("client went away", "request", requestID, "err", err)
+	}
+}
+
+func newRequestID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:])
+	s := hex.EncodeToString(b[:])
+	return s[:8] + "-" + s[8:12] + "-" + s[12:16] + "-" + s[16:20] + "-" + s[20:]
+}
+
+// formOf joins a GET's query and a POST's form, as EC2 takes both.
+func formOf(r *http.Request, body []byte) (url.Values, error) {
+	form, err := url.ParseQuery(string(body))
+	if err != nil {
+		return nil, fail("MalformedQueryString", "The request's form cannot be read: %v", err)
+	}
+	for k, v := range r.URL.Query() {
+		form[k] = append(form[k], v...)
+	}
+	return form, nil
+}
+
+func parseQuery(r *http.Request, body []byte) (string, func(any) error, error) {
+	form, err := formOf(r, body)
+	if err != nil {
+		return "", nil, err
+	}
+	name := form.Get("Action")
+	if name == "" {
+		return "", nil, fail("MissingAction", "The request must contain the parameter Action")
+	}
+	return name, func(in any) error { return ec2query.Decode(form, in) }, nil
+}
+
+type ec2Protocol struct{}
+
+func (ec2Protocol) parse(r *http.Request, body []byte) (string, func(any) error, error) {
+	return parseQuery(r, body)
+}
+
+func (ec2Protocol) encode(w io.Writer, action, requestID string, out any) error {
+	return ec2query.Encode(w, action, requestID, out)
+}
+
+func (ec2Protocol) fault(w io.Writer, requestID string, e *apiError) error {
+	return ec2query.EncodeError(w, requestID, e.Code, e.Message)
+}
+func (ec2Protocol) contentType() string { return "text/xml;charset=UTF-8" }
+
+type stsProtocol struct{}
+
+func (stsProtocol) parse(r *http.Request, body []byte) (string, func(any) error, error) {
+	return parseQuery(r, body)
+}
+
+func (stsProtocol) encode(w io.Writer, action, requestID string, out any) error {
+	return awsproto.EncodeQuery(w, awsproto.STSNamespace, action, requestID, out)
+}
+
+func (stsProtocol) fault(w io.Writer, requestID string, e *apiError) error {
+	return awsproto.EncodeQueryError(w, awsproto.STSNamespace, requestID, e.status(), e.Code, e.Message)
+}
+func (stsProtocol) contentType() string { return "text/xml" }
+
+type ssmProtocol struct{}
+
+func (ssmProtocol) parse(r *http.Request, body []byte) (string, func(any) error, error) {
+	_, name, ok := awsproto.JSONTarget(r.Header)
+	if !ok {
+		return "", nil, errors.New("the request names no action in X-Amz-Target")
+	}
+	return name, func(in any) error { return awsproto.DecodeJSON(body, in) }, nil
+}
+
+func (ssmProtocol) encode(w io.Writer, _, _ string, out any) error {
+	return awsproto.EncodeJSON(w, out)
+}
+
+func (ssmProtocol) fault(w io.Writer, _ string, e *apiError) error {
+	return awsproto.EncodeJSONError(w, e.Code, e.Message)
+}
+func (ssmProtocol) contentType() string { return awsproto.JSONContentType }

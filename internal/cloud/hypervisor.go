@@ -1,0 +1,161 @@
+package cloud
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/steadcloud/stead/internal/machine"
+	"github.com/steadcloud/stead/internal/snapshot"
+)
+
+// hypervisor starts machines and finds those that outlived a daemon.
+type hypervisor interface {
+	start(ctx context.Context, spec machine.Spec) (vm, error)
+	// adopt gives machine.ErrNotRunning where the folder's machine is gone.
+	adopt(ctx context.Context, dir string) (vm, error)
+	// accel is what machines run under by default: kvm, tcg or none.
+	accel() string
+	// note says what the user should know of it; empty for nothing.
+	note() string
+}
+
+// vm is a running machine.
+type vm interface {
+	Status(ctx context.Context) (machine.Status, error)
+	Done() <-chan struct{}
+	Events() <-chan machine.Event
+	Shutdown(ctx context.Context, grace time.Duration) error
+	Kill(ctx context.Context) error
+	Reset(ctx context.Context) error
+	Continue(ctx context.Context) error
+	Attach(ctx context.Context, d machine.Disk) error
+	Detach(ctx context.Context, volumeID string, timeout time.Duration) error
+	Disks(ctx context.Context) ([]string, error)
+	Snapshot(ctx context.Context, name string, volumeIDs []string) (instant, error)
+	ConsoleLog() string
+	NetSocket() string
+	Accel() machine.Accel
+}
+
+// instant is a machine's disks at one point in time.
+type instant interface {
+	Source(volumeID string) (snapshot.Source, func() error, error)
+	Close(ctx context.Context) error
+}
+
+// qemu runs machines with QEMU.
+type qemu struct {
+	runner *machine.Runner
+	kind   string
+	remark string
+}
+
+func (q qemu) start(ctx context.Context, spec machine.Spec) (vm, error) {
+	m, err := q.runner.Start(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	return qemuVM{m}, nil
+}
+
+func (q qemu) adopt(ctx context.Context, dir string) (vm, error) {
+	m, err := q.runner.Open(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	return qemuVM{m}, nil
+}
+
+func (q qemu) accel() string { return q.kind }
+func (q qemu) note() string  { return q.remark }
+
+type qemuVM struct{ *machine.Machine }
+
+func (m qemuVM) Snapshot(ctx context.Context, name string, volumeIDs []string) (instant, error) {
+	at, err := m.Machine.Snapshot(ctx, name, volumeIDs)
+	if err != nil {
+		return nil, err
+	}
+	return qemuInstant{at}, nil
+}
+
+type qemuInstant struct{ *machine.Instant }
+
+func (i qemuInstant) Source(volumeID string) (snapshot.Source, func() error, error) {
+	src, err := i.Instant.Source(volumeID)
+	if err != nil {
+		return nil, nil, err
+	}
+	return src, src.Close, nil
+}
+
+// noMachines serves the API without machines: instances change their states as
+// they would, and nothing runs. A file in the instance's folder stands for the
+// process, so that what a restarted daemon finds is as it would be.
+type noMachines struct{ volumes func(id string) string }
+
+const shadowFile = "shadow"
+
+func (n noMachines) start(_ context.Context, spec machine.Spec) (vm, error) {
+	path := filepath.Join(spec.Dir, shadowFile)
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		return nil, err
+	}
+	return newShadow(path), nil
+}
+
+func (n noMachines) adopt(_ context.Context, dir string) (vm, error) {
+	path := filepath.Join(dir, shadowFile)
+	if _, err := os.Stat(path); err != nil {
+		return nil, machine.ErrNotRunning
+	}
+	return newShadow(path), nil
+}
+
+func (noMachines) accel() string { return "none" }
+func (noMachines) note() string {
+	return "serving the API without machines: instances have states but nothing runs"
+}
+
+type shadow struct {
+	path string
+	once sync.Once
+	done chan struct{}
+}
+
+func newShadow(path string) *shadow { return &shadow{path: path, done: make(chan struct{})} }
+
+func (s *shadow) Status(context.Context) (machine.Status, error) {
+	select {
+	case <-s.done:
+		return machine.Status{State: machine.Exited}, nil
+	default:
+		return machine.Status{State: machine.Running}, nil
+	}
+}
+func (s *shadow) Done() <-chan struct{}                         { return s.done }
+func (s *shadow) Events() <-chan machine.Event                  { return nil }
+func (s *shadow) Shutdown(context.Context, time.Duration) error { return s.Kill(context.Background()) }
+
+func (s *shadow) Kill(context.Context) error {
+	s.once.Do(func() { close(s.done) })
+	if err := os.Remove(s.path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+func (*shadow) Reset(context.Context) error                         { return nil }
+func (*shadow) Continue(context.Context) error                      { return nil }
+func (*shadow) Attach(context.Context, machine.Disk) error          { return nil }
+func (*shadow) Detach(context.Context, string, time.Duration) error { return nil }
+func (*shadow) Disks(context.Context) ([]string, error)             { return nil, nil }
+func (*shadow) Snapshot(context.Context, string, []string) (instant, error) {
+	return nil, errors.New("no machine runs")
+}
+func (*shadow) ConsoleLog() string   { return "" }
+func (*shadow) NetSocket() string    { return "" }
+func (*shadow) Accel() machine.Accel { return "none" }

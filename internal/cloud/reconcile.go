@@ -1,0 +1,395 @@
+package cloud
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/steadcloud/stead/internal/machine"
+	"github.com/steadcloud/stead/internal/snapshot"
+	"github.com/steadcloud/stead/internal/state"
+	"github.com/steadcloud/stead/internal/volume"
+)
+
+// reconcile is every worker's work: it brings one resource from what is to
+// what is wanted. It can be interrupted anywhere and is then done again.
+func (c *Cloud) reconcile(ctx context.Context, j job) error {
+	switch j.kind {
+	case (*state.Instance)(nil).Kind():
+		return c.reconcileInstance(ctx, j)
+	case (*state.Volume)(nil).Kind():
+		return c.reconcileVolume(ctx, j)
+	case (*state.Snapshot)(nil).Kind():
+		return c.reconcileSnapshot(ctx, j)
+	case (*state.Image)(nil).Kind():
+		return c.reconcileImage(j)
+	}
+	return fmt.Errorf("no worker for %s", j.kind)
+}
+
+// resume brings back what an earlier daemon left: machines that run are
+// adopted, snapshots that can go on hold their volumes still again, and every
+// resource is looked at once.
+func (c *Cloud) resume(ctx context.Context) error {
+	if err := os.RemoveAll(c.dir.Scratch()); err != nil {
+		return err
+	}
+	for _, d := range []string{c.dir.Scratch(), c.dir.Machines(), c.dir.Kernels(), c.dir.Cache()} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return err
+		}
+	}
+	var jobs []job
+	var insts []*state.Instance
+	var snaps []*state.Snapshot
+	err := c.db.View(func(tx *state.Tx) (err error) {
+		if insts, err = state.All[state.Instance](tx); err != nil {
+			return err
+		}
+		if snaps, err = state.All[state.Snapshot](tx); err != nil {
+			return err
+		}
+		vols, err := state.All[state.Volume](tx)
+		if err != nil {
+			return err
+		}
+		for _, v := range vols {
+			if !v.Ready || v.State == state.VolumeDeleting {
+				jobs = append(jobs, jobOf(v))
+			}
+		}
+		images, err := state.All[state.Image](tx)
+		for _, i := range images {
+			if i.State == state.ImagePending {
+				jobs = append(jobs, jobOf(i))
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, i := range insts {
+		if err := c.adopt(ctx, i); err != nil {
+			return err
+		}
+		if err := c.wake(i); err != nil {
+			return err
+		}
+		jobs = append(jobs, jobOf(i))
+	}
+	for _, s := range snaps {
+		if s.State == state.SnapshotPending && !s.Live && c.uses.read([]string{s.VolumeID}) {
+			c.instants.put(s.ID, c.stillFiles([]string{s.VolumeID}))
+		}
+		if s.State == state.SnapshotPending || s.Deleted {
+			jobs = append(jobs, jobOf(s))
+		}
+	}
+	c.work.kick(jobs...)
+	return nil
+}
+
+// adopt takes hold of an instance's machine if it still runs.
+func (c *Cloud) adopt(ctx context.Context, i *state.Instance) error {
+	m, err := c.hyper.adopt(ctx, c.dir.Machine(i.ID))
+	if errors.Is(err, machine.ErrNotRunning) || errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("adopt the machine of %s: %w", i.ID, err)
+	}
+	c.uses.run(i.ID, i.Volumes, func() {})
+	c.hold(i, m)
+	c.log.Info("adopted", "instance", i.ID, "accel", m.Accel())
+	return nil
+}
+
+// hold keeps a running machine and has its instance looked at whenever it does
+// something by itself.
+func (c *Cloud) hold(i *state.Instance, m vm) {
+	c.running.put(i.ID, m)
+	j := jobOf(i)
+	go func() {
+		for {
+			select {
+			case <-c.work.ctx.Done():
+				return
+			case <-m.Done():
+				c.work.kick(j)
+				return
+			case e, ok := <-m.Events():
+				if !ok {
+					c.work.kick(j)
+					return
+				}
+				c.notice(i.ID, e)
+				c.work.kick(j)
+			}
+		}
+	}()
+}
+
+func (c *Cloud) notice(id string, e machine.Event) {
+	if ioerr, ok := e.(machine.IOError); ok {
+		c.log.Error("machine stopped by a disk error", "instance", id, "volume", ioerr.VolumeID, "reason", ioerr.Reason, "full", ioerr.NoSpace)
+	}
+}
+
+// load reads a resource for its worker; nil when it is gone.
+func load[T any, P interface {
+	*T
+	state.Record
+}](c *Cloud, j job) (*T, error) {
+	var rec *T
+	err := c.db.View(func(tx *state.Tx) (err error) {
+		rec, err = state.Get[T, P](tx, j.scope, j.id)
+		return err
+	})
+	if errors.Is(err, state.ErrNotFound) {
+		return nil, nil
+	}
+	return rec, err
+}
+
+// amend changes a resource as it is now; f is not called when it is gone.
+func amend[T any, P interface {
+	*T
+	state.Record
+}](c *Cloud, j job, f func(tx *state.Tx, rec *T) error) error {
+	return c.db.Update(func(tx *state.Tx) error {
+		rec, err := state.Get[T, P](tx, j.scope, j.id)
+		if errors.Is(err, state.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := f(tx, rec); err != nil {
+			return err
+		}
+		return state.Put(tx, P(rec))
+	})
+}
+
+// reconcileVolume makes a volume's file, or removes it.
+func (c *Cloud) reconcileVolume(ctx context.Context, j job) error {
+	vol, err := load[state.Volume](c, j)
+	if err != nil || vol == nil {
+		return err
+	}
+	if vol.State == state.VolumeDeleting {
+		return c.removeVolume(ctx, vol)
+	}
+	if vol.Ready || vol.State == state.VolumeError {
+		return nil
+	}
+	err = c.makeVolume(ctx, vol)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil && !permanent(err) {
+		return fmt.Errorf("make volume %s: %w", vol.ID, err)
+	}
+	failed := err
+	var inst string
+	err = amend(c, j, func(_ *state.Tx, v *state.Volume) error {
+		if v.Attachment != nil {
+			inst = v.Attachment.InstanceID
+		}
+		switch {
+		case v.State == state.VolumeDeleting:
+		case failed != nil:
+			v.State, v.Reason = state.VolumeError, failed.Error()
+		case v.Attachment != nil:
+			v.State, v.Ready = state.VolumeInUse, true
+		default:
+			v.State, v.Ready = state.VolumeAvailable, true
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if inst != "" {
+		c.work.kick(job{(*state.Instance)(nil).Kind(), j.scope, inst})
+	}
+	if vol.SnapshotID != "" { // it may wait to be removed
+		c.work.kick(job{(*state.Snapshot)(nil).Kind(), j.scope, vol.SnapshotID})
+	}
+	c.work.kick(j) // it may have been deleted meanwhile
+	return nil
+}
+
+// permanent says that trying again would not help.
+func permanent(err error) bool {
+	var corrupt *snapshot.CorruptError
+	return errors.As(err, &corrupt) || errors.Is(err, snapshot.ErrNotFound) || errors.Is(err, volume.ErrNoSpace) || errors.Is(err, volume.ErrExists)
+}
+
+func (c *Cloud) makeVolume(ctx context.Context, vol *state.Volume) error {
+	size := int64(vol.Size) * gib
+	if vol.SnapshotID == "" {
+		return c.volumes.Create(ctx, vol.ID, size)
+	}
+	start := time.Now()
+	err := c.volumes.Fill(ctx, vol.ID, size, func(ctx context.Context, w volume.Sink) error {
+		return c.snapshots.Restore(ctx, vol.SnapshotID, w, nil)
+	})
+	c.log.Debug("volume restored", "volume", vol.ID, "snapshot", vol.SnapshotID, "took", time.Since(start), "err", err)
+	return err
+}
+
+func (c *Cloud) removeVolume(ctx context.Context, vol *state.Volume) error {
+	if err := c.volumes.Delete(ctx, vol.ID); err != nil {
+		return err
+	}
+	return c.db.Update(func(tx *state.Tx) error { return state.Delete(tx, vol) })
+}
+
+// reconcileSnapshot copies what a snapshot's instant holds into the store, or
+// removes it from there.
+func (c *Cloud) reconcileSnapshot(ctx context.Context, j job) error {
+	snap, err := load[state.Snapshot](c, j)
+	if err != nil || snap == nil {
+		return err
+	}
+	if snap.Deleted {
+		c.instants.end(snap.ID)
+		return c.removeSnapshot(ctx, snap)
+	}
+	if snap.State != state.SnapshotPending {
+		return nil
+	}
+	held := c.instants.get(snap.ID)
+	if held == nil && !snap.Live {
+		return nil // its instance is being shut down for it
+	}
+	info, err := c.copySnapshot(ctx, snap, held)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	failed := err
+	err = amend(c, j, func(_ *state.Tx, s *state.Snapshot) error {
+		if failed != nil {
+			s.State, s.Message = state.SnapshotError, failed.Error()
+			return nil
+		}
+		s.State, s.Progress, s.Completed, s.DataBytes, s.Message = state.SnapshotCompleted, 100, c.now().UTC(), info.DataBytes, ""
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	c.instants.end(snap.ID)
+	if failed != nil {
+		c.log.Warn("snapshot failed", "snapshot", snap.ID, "volume", snap.VolumeID, "err", failed)
+	}
+	c.work.kick(j)
+	return c.kickImages(j.scope)
+}
+
+func (c *Cloud) copySnapshot(ctx context.Context, snap *state.Snapshot, held *heldInstant) (snapshot.Info, error) {
+	if held == nil {
+		if info, err := c.snapshots.Info(ctx, snap.ID); err == nil {
+			return info, nil // it was complete in the store when the daemon ended
+		}
+		return snapshot.Info{}, errors.New("the daemon ended while the snapshot was read from a running machine; take another")
+	}
+	src, done, err := held.source(snap.VolumeID)
+	if err != nil {
+		return snapshot.Info{}, err
+	}
+	defer func() {
+		if err := done(); err != nil {
+			c.log.Warn("close snapshot source", "snapshot", snap.ID, "err", err)
+		}
+	}()
+	return c.snapshots.Create(ctx, snap.ID, src, c.reportProgress(snap))
+}
+
+// reportProgress writes a snapshot's progress to its record, at most twice a
+// second.
+func (c *Cloud) reportProgress(snap *state.Snapshot) snapshot.Progress {
+	return newThrottle(500*time.Millisecond, func(done, total int64) {
+		if total == 0 {
+			return
+		}
+		err := amend(c, jobOf(snap), func(_ *state.Tx, s *state.Snapshot) error {
+			s.Progress = min(99, max(s.Progress, int(done*100/total)))
+			return nil
+		})
+		if err != nil {
+			c.log.Warn("snapshot progress", "snapshot", snap.ID, "err", err)
+		}
+	})
+}
+
+// removeSnapshot drops a snapshot's data once no volume is being made of it.
+func (c *Cloud) removeSnapshot(ctx context.Context, snap *state.Snapshot) error {
+	var needed bool
+	err := c.db.View(func(tx *state.Tx) error {
+		vols, err := state.List[state.Volume](tx, snap.Scope())
+		for _, v := range vols {
+			needed = needed || v.SnapshotID == snap.ID && !v.Ready && v.State == state.VolumeCreating
+		}
+		return err
+	})
+	if err != nil || needed {
+		return err
+	}
+	if err := c.snapshots.Delete(ctx, snap.ID); err != nil && !errors.Is(err, snapshot.ErrNotFound) {
+		return err
+	}
+	if err := c.db.Update(func(tx *state.Tx) error { return state.Delete(tx, snap) }); err != nil {
+		return err
+	}
+	freed, err := c.snapshots.Collect(ctx)
+	if err != nil {
+		return fmt.Errorf("collect after %s: %w", snap.ID, err)
+	}
+	c.log.Debug("collected", "freed", freed)
+	return nil
+}
+
+// kickImages has the images looked at that wait for snapshots.
+func (c *Cloud) kickImages(s state.Scope) error {
+	return c.db.View(func(tx *state.Tx) error {
+		images, err := state.List[state.Image](tx, s)
+		for _, i := range images {
+			if i.State == state.ImagePending {
+				c.work.kick(jobOf(i))
+			}
+		}
+		return err
+	})
+}
+
+// reconcileImage makes an image available when its snapshots are complete.
+func (c *Cloud) reconcileImage(j job) error {
+	return amend(c, j, func(tx *state.Tx, img *state.Image) error {
+		if img.State != state.ImagePending {
+			return nil
+		}
+		for _, b := range img.BlockDevices {
+			if b.SnapshotID == "" {
+				continue
+			}
+			snap, err := state.Get[state.Snapshot](tx, j.scope, b.SnapshotID)
+			switch {
+			case err != nil:
+				img.State, img.Reason = state.ImageFailed, "snapshot "+b.SnapshotID+" is gone"
+				return nil
+			case snap.State == state.SnapshotError:
+				img.State, img.Reason = state.ImageFailed, "snapshot "+snap.ID+" failed: "+snap.Message
+				return nil
+			case snap.State == state.SnapshotPending:
+				return nil
+			}
+		}
+		img.State = state.ImageAvailable
+		return nil
+	})
+}

@@ -1,0 +1,549 @@
+package cloud
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/steadcloud/stead/internal/machine"
+	"github.com/steadcloud/stead/internal/state"
+)
+
+const (
+	// shutdownGrace is how long a guest has to power itself off; EC2's own
+	// patience is of the order of minutes, a machine on the desk needs less.
+	shutdownGrace = 30 * time.Second
+	detachTimeout = 20 * time.Second
+	// keepTerminated is how long a terminated instance is still described.
+	keepTerminated = time.Hour
+)
+
+// reconcileInstance brings an instance's machine to what is wanted.
+func (c *Cloud) reconcileInstance(ctx context.Context, j job) error {
+	inst, err := load[state.Instance](c, j)
+	if err != nil || inst == nil {
+		return err
+	}
+	h := c.running.get(inst.ID)
+	if h != nil {
+		if h, err = c.examine(ctx, inst, h); err != nil {
+			return err
+		}
+		if inst, err = load[state.Instance](c, j); err != nil || inst == nil {
+			return err
+		}
+	} else if inst.State == state.Running && inst.ImagePending != "" {
+		return c.restForImage(inst) // it was shut down for it
+	} else if inst.State == state.Running {
+		return c.lost(j)
+	}
+	switch inst.Want {
+	case state.Running:
+		if h == nil {
+			return c.boot(ctx, inst)
+		}
+		return c.tend(ctx, inst, h)
+	case state.Stopped:
+		return c.halt(ctx, inst, h)
+	default:
+		return c.terminate(ctx, inst, h)
+	}
+}
+
+// examine looks at a running machine: a guest that powered itself off, or a
+// process that died, changes what is wanted. It gives nil when no process is
+// left.
+func (c *Cloud) examine(ctx context.Context, inst *state.Instance, h *machineHandle) (*machineHandle, error) {
+	st, err := h.vm.Status(ctx)
+	if err != nil && !errors.Is(err, machine.ErrNotRunning) {
+		return h, fmt.Errorf("machine of %s: %w", inst.ID, err)
+	}
+	switch {
+	case err != nil || st.State == machine.Exited:
+		c.buried(inst)
+		if inst.Want == state.Running && inst.State != state.Pending {
+			return nil, c.lost(jobOf(inst))
+		}
+		return nil, nil
+	case st.State == machine.GuestShutdown || st.State == machine.Failed:
+		if h.reading() {
+			c.work.later(jobOf(inst), 200*time.Millisecond)
+			return h, nil
+		}
+		if err := c.guestStopped(inst); err != nil {
+			return h, err
+		}
+		if err := h.vm.Kill(ctx); err != nil {
+			return h, err
+		}
+		c.buried(inst)
+		return nil, nil
+	case st.State == machine.Paused && st.IOError != nil && st.IOError.NoSpace:
+		return h, c.resumeWhenRoom(ctx, inst, h, st.IOError)
+	}
+	return h, nil
+}
+
+// guestStopped records that a guest powered itself off: its instance stops or
+// is terminated, as its attribute says.
+func (c *Cloud) guestStopped(inst *state.Instance) error {
+	return amend(c, jobOf(inst), func(_ *state.Tx, i *state.Instance) error {
+		if i.Want != state.Running {
+			return nil
+		}
+		i.Want = state.Stopped
+		c.enter(i, state.Stopping)
+		if i.ShutdownBehavior == "terminate" {
+			i.Want = state.Terminated
+			c.enter(i, state.ShuttingDown)
+		}
+		c.reason(i, reasonGuestStop, "Instance initiated shutdown")
+		return nil
+	})
+}
+
+// lost records that a machine died under its instance. It is stopped, not
+// started again: its disks are kept, and whoever depends on it decides.
+func (c *Cloud) lost(j job) error {
+	err := amend(c, j, func(_ *state.Tx, i *state.Instance) error {
+		if i.Want == state.Running && i.State == state.Running {
+			i.Want = state.Stopped
+			c.enter(i, state.Stopping)
+			c.reason(i, "Server.InternalError", "The machine's process ended unexpectedly; its log is in the instance's folder")
+		}
+		return nil
+	})
+	if err == nil {
+		c.work.kick(j)
+	}
+	return err
+}
+
+// resumeWhenRoom lets a machine go on that a full host disk stopped, as soon
+// as there is room.
+func (c *Cloud) resumeWhenRoom(ctx context.Context, inst *state.Instance, h *machineHandle, e *machine.IOError) error {
+	const enough = 64 << 20
+	c.work.later(jobOf(inst), 2*time.Second)
+	free, err := freeSpace(string(c.dir))
+	if err != nil || free < enough {
+		return err
+	}
+	c.log.Info("room again, machine goes on", "instance", inst.ID, "volume", e.VolumeID)
+	return h.vm.Continue(ctx)
+}
+
+// buried forgets a machine whose process is gone.
+func (c *Cloud) buried(inst *state.Instance) {
+	c.running.remove(inst.ID)
+	c.uses.stopped(inst.ID)
+	c.unplugNetwork(inst)
+}
+
+// boot starts an instance's machine once its volumes are complete.
+func (c *Cloud) boot(ctx context.Context, inst *state.Instance) error {
+	var disks []*state.Volume
+	err := c.db.View(func(tx *state.Tx) (err error) {
+		disks, err = disksOf(tx, inst)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, d := range disks {
+		switch {
+		case d.State == state.VolumeError:
+			return c.launchFailed(inst, "Client.InternalError", fmt.Sprintf("volume %s: %s", d.ID, d.Reason))
+		case !d.Ready:
+			return nil // its worker kicks this one
+		}
+	}
+	ids := make([]string, len(disks))
+	for i, d := range disks {
+		ids[i] = d.ID
+	}
+	if !c.uses.run(inst.ID, ids, func() { c.work.kick(jobOf(inst)) }) {
+		return nil // a snapshot reads one of them; its end kicks this one
+	}
+	spec, err := c.spec(inst, disks)
+	if err != nil {
+		c.uses.stopped(inst.ID)
+		return c.launchFailed(inst, "Server.InternalError", err.Error())
+	}
+	m, err := c.hyper.start(ctx, spec)
+	if errors.Is(err, machine.ErrRunning) {
+		m, err = c.hyper.adopt(ctx, spec.Dir)
+	}
+	if err != nil {
+		c.uses.stopped(inst.ID)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return c.launchFailed(inst, "Server.InternalError", err.Error())
+	}
+	c.hold(inst, m)
+	if err := c.plugNetwork(inst, m); err != nil {
+		return fmt.Errorf("network of %s: %w", inst.ID, err)
+	}
+	return c.started(inst, m)
+}
+
+// started records that the machine runs. One that was stopped meanwhile keeps
+// its state; the worker goes on to stop it.
+func (c *Cloud) started(inst *state.Instance, m vm) error {
+	err := amend(c, jobOf(inst), func(tx *state.Tx, i *state.Instance) error {
+		i.Accel, i.BootID = string(m.Accel()), bootID()
+		i.RebootsDone = i.RebootsAsked
+		if i.Want == state.Running {
+			c.enter(i, state.Running)
+		}
+		disks, err := disksOf(tx, i)
+		if err != nil {
+			return err
+		}
+		for _, d := range disks {
+			if d.Attachment.State == state.Attaching && slices.Contains(inst.Volumes, d.ID) {
+				d.Attachment.State = state.Attached
+				if err := state.Put(tx, d); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		c.work.kick(jobOf(inst))
+	}
+	return err
+}
+
+// launchFailed ends an instance that cannot start: a new one is terminated, as
+// on EC2, one that has run before is stopped again.
+func (c *Cloud) launchFailed(inst *state.Instance, code, why string) error {
+	c.log.Error("instance did not start", "instance", inst.ID, "why", why)
+	err := amend(c, jobOf(inst), func(_ *state.Tx, i *state.Instance) error {
+		if i.Want != state.Running {
+			return nil
+		}
+		i.Want = state.Stopped
+		if i.Accel == "" { // never ran
+			i.Want = state.Terminated
+		}
+		c.reason(i, code, why)
+		return nil
+	})
+	if err == nil {
+		c.work.kick(jobOf(inst))
+	}
+	return err
+}
+
+// spec describes the machine of an instance.
+func (c *Cloud) spec(inst *state.Instance, disks []*state.Volume) (machine.Spec, error) {
+	t, ok := instanceType(inst.Type)
+	if !ok {
+		return machine.Spec{}, fmt.Errorf("instance type %s is unknown", inst.Type)
+	}
+	dir := c.dir.Machine(inst.ID)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return machine.Spec{}, err
+	}
+	uuid := machineUUID(inst.ID)
+	s := machine.Spec{
+		ID: inst.ID, Dir: dir, CPUs: int(t.VCPUs), MemoryMiB: int(t.MemoryMiB), UEFI: inst.BootMode == "uefi",
+		NIC:     &machine.NIC{MAC: inst.MAC, MTU: networkMTU},
+		Product: inst.Type, UUID: uuid, SerialNumber: uuid,
+	}
+	if c.hyper.accel() == string(machine.AccelTCG) {
+		s.CPUs = 1 // a translated guest boots slower with more
+	}
+	for _, d := range disks {
+		s.Disks = append(s.Disks, machine.Disk{Path: c.volumes.Path(d.ID), VolumeID: d.ID})
+	}
+	if inst.KernelID == "" {
+		return s, nil
+	}
+	err := c.db.View(func(tx *state.Tx) error {
+		k, err := findKernel(tx, inst.Scope(), inst.KernelID)
+		if err == nil {
+			s.Kernel, s.Initrd, s.Cmdline = c.dir.Kernel(k.ID), c.dir.Initrd(k.ID), k.Cmdline
+		}
+		return err
+	})
+	return s, err
+}
+
+// machineUUID begins with ec2, by which guests know where they are.
+// https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/identify_ec2_instances.html
+func machineUUID(instanceID string) string {
+	d := "ec2" + strings.TrimPrefix(instanceID, "i-") + strings.Repeat("0", 32)
+	return d[:8] + "-" + d[8:12] + "-4" + d[13:16] + "-8" + d[17:20] + "-" + d[20:32]
+}
+
+// tend does what a running machine is wanted to do: restart, take and give
+// disks, lie still for an image.
+func (c *Cloud) tend(ctx context.Context, inst *state.Instance, h *machineHandle) error {
+	if inst.State != state.Running {
+		if err := c.plugNetwork(inst, h.vm); err != nil {
+			return err
+		}
+		return c.started(inst, h.vm)
+	}
+	if err := c.plugNetwork(inst, h.vm); err != nil {
+		return err
+	}
+	if inst.ImagePending != "" {
+		return c.rest(ctx, inst, h)
+	}
+	if inst.RebootsAsked > inst.RebootsDone {
+		if err := h.vm.Reset(ctx); err != nil {
+			return fmt.Errorf("reboot %s: %w", inst.ID, err)
+		}
+		return amend(c, jobOf(inst), func(_ *state.Tx, i *state.Instance) error {
+			i.RebootsDone = inst.RebootsAsked
+			return nil
+		})
+	}
+	return c.tendDisks(ctx, inst, h)
+}
+
+func (c *Cloud) tendDisks(ctx context.Context, inst *state.Instance, h *machineHandle) error {
+	var disks []*state.Volume
+	err := c.db.View(func(tx *state.Tx) (err error) {
+		disks, err = disksOf(tx, inst)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, d := range disks {
+		switch d.Attachment.State {
+		case state.Attaching:
+			failed = append(failed, c.plug(ctx, inst, h, d))
+		case state.Detaching:
+			failed = append(failed, c.unplug(ctx, inst, h, d))
+		}
+	}
+	return errors.Join(failed...)
+}
+
+func (c *Cloud) plug(ctx context.Context, inst *state.Instance, h *machineHandle, d *state.Volume) error {
+	if !d.Ready {
+		return nil
+	}
+	if !c.uses.run(inst.ID, []string{d.ID}, func() { c.work.kick(jobOf(inst)) }) {
+		return nil
+	}
+	if err := h.vm.Attach(ctx, machine.Disk{Path: c.volumes.Path(d.ID), VolumeID: d.ID}); err != nil {
+		return fmt.Errorf("attach %s to %s: %w", d.ID, inst.ID, err)
+	}
+	return amend(c, jobOf(d), func(_ *state.Tx, v *state.Volume) error {
+		if v.Attachment != nil && v.Attachment.State == state.Attaching {
+			v.Attachment.State = state.Attached
+		}
+		return nil
+	})
+}
+
+func (c *Cloud) unplug(ctx context.Context, inst *state.Instance, h *machineHandle, d *state.Volume) error {
+	if err := h.vm.Detach(ctx, d.ID, detachTimeout); err != nil && !errors.Is(err, machine.ErrNotAttached) {
+		return fmt.Errorf("detach %s from %s: %w", d.ID, inst.ID, err)
+	}
+	c.uses.unplugged(d.ID)
+	return c.db.Update(func(tx *state.Tx) error {
+		v, err := state.Get[state.Volume](tx, d.Scope(), d.ID)
+		if err != nil {
+			return err
+		}
+		i, err := state.Get[state.Instance](tx, inst.Scope(), inst.ID)
+		if err != nil {
+			return err
+		}
+		return detach(tx, v, i)
+	})
+}
+
+// rest shuts a guest down so that an image of its disks can be made, lets the
+// snapshots begin, and leaves the machine to be started again, which waits
+// for them.
+func (c *Cloud) rest(ctx context.Context, inst *state.Instance, h *machineHandle) error {
+	if err := h.vm.Shutdown(ctx, shutdownGrace); err != nil {
+		return fmt.Errorf("shut %s down for image %s: %w", inst.ID, inst.ImagePending, err)
+	}
+	c.buried(inst)
+	return c.restForImage(inst)
+}
+
+// restForImage begins the snapshots of an image whose instance is off.
+func (c *Cloud) restForImage(inst *state.Instance) error {
+	var snaps []*state.Snapshot
+	err := c.db.View(func(tx *state.Tx) error {
+		img, err := state.Get[state.Image](tx, inst.Scope(), inst.ImagePending)
+		if errors.Is(err, state.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for _, b := range img.BlockDevices {
+			if b.SnapshotID == "" {
+				continue
+			}
+			snap, err := state.Get[state.Snapshot](tx, inst.Scope(), b.SnapshotID)
+			if err != nil {
+				return err
+			}
+			if snap.State == state.SnapshotPending && !snap.Deleted {
+				snaps = append(snaps, snap)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, s := range snaps {
+		if c.instants.get(s.ID) == nil && c.uses.read([]string{s.VolumeID}) {
+			c.instants.put(s.ID, c.stillFiles([]string{s.VolumeID}))
+		}
+		c.work.kick(jobOf(s))
+	}
+	err = amend(c, jobOf(inst), func(_ *state.Tx, i *state.Instance) error {
+		i.ImagePending = ""
+		if i.Want == state.Running {
+			c.enter(i, state.Pending)
+		}
+		return nil
+	})
+	c.work.kick(jobOf(inst))
+	return err
+}
+
+// halt brings an instance to rest.
+func (c *Cloud) halt(ctx context.Context, inst *state.Instance, h *machineHandle) error {
+	if done, err := c.endMachine(ctx, inst, h); !done || err != nil {
+		return err
+	}
+	if inst.ImagePending != "" {
+		return c.restForImage(inst)
+	}
+	if inst.State == state.Stopped {
+		return nil
+	}
+	return c.db.Update(func(tx *state.Tx) error {
+		i, err := state.Get[state.Instance](tx, inst.Scope(), inst.ID)
+		if err != nil || i.Want != state.Stopped {
+			return err
+		}
+		c.enter(i, state.Stopped)
+		i.Force, i.RebootsDone, i.PublicIP = false, i.RebootsAsked, ""
+		disks, err := disksOf(tx, i)
+		if err != nil {
+			return err
+		}
+		for _, d := range disks {
+			switch d.Attachment.State {
+			case state.Attaching:
+				d.Attachment.State = state.Attached
+				err = state.Put(tx, d)
+			case state.Detaching:
+				err = detach(tx, d, i)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return state.Put(tx, i)
+	})
+}
+
+// endMachine ends an instance's machine, gently unless it was forced; done is
+// false while a snapshot is still being read from it.
+func (c *Cloud) endMachine(ctx context.Context, inst *state.Instance, h *machineHandle) (done bool, err error) {
+	if h == nil {
+		c.unplugNetwork(inst)
+		return true, nil
+	}
+	if h.reading() && !inst.Force {
+		c.work.later(jobOf(inst), 200*time.Millisecond)
+		return false, nil
+	}
+	if inst.Force {
+		err = h.vm.Kill(ctx)
+	} else {
+		err = h.vm.Shutdown(ctx, shutdownGrace)
+	}
+	if err != nil {
+		return false, fmt.Errorf("stop %s: %w", inst.ID, err)
+	}
+	c.buried(inst)
+	return true, nil
+}
+
+// terminate ends an instance for good: its volumes are let go, each kept or
+// deleted as its mapping says.
+func (c *Cloud) terminate(ctx context.Context, inst *state.Instance, h *machineHandle) error {
+	if inst.State == state.Terminated {
+		return c.forget(inst)
+	}
+	if done, err := c.endMachine(ctx, inst, h); !done || err != nil {
+		return err
+	}
+	if err := os.RemoveAll(c.dir.Machine(inst.ID)); err != nil {
+		return fmt.Errorf("terminate %s: %w", inst.ID, err)
+	}
+	var gone []job
+	err := c.db.Update(func(tx *state.Tx) error {
+		i, err := state.Get[state.Instance](tx, inst.Scope(), inst.ID)
+		if err != nil {
+			return err
+		}
+		disks, err := disksOf(tx, i)
+		if err != nil {
+			return err
+		}
+		for _, d := range disks {
+			deleted := d.Attachment.DeleteOnTermination
+			if err := detach(tx, d, i); err != nil {
+				return err
+			}
+			if deleted {
+				d.State = state.VolumeDeleting
+				if err := state.Put(tx, d); err != nil {
+					return err
+				}
+			}
+			gone = append(gone, jobOf(d))
+		}
+		if err := disassociate(tx, i); err != nil {
+			return err
+		}
+		c.enter(i, state.Terminated)
+		i.ImagePending, i.PublicIP = "", ""
+		return state.Put(tx, i)
+	})
+	c.work.kick(gone...)
+	if err == nil {
+		c.work.later(jobOf(inst), keepTerminated)
+	}
+	return err
+}
+
+// forget removes a terminated instance's record after its hour.
+func (c *Cloud) forget(inst *state.Instance) error {
+	if left := keepTerminated - c.now().Sub(inst.StateChanged); left > 0 {
+		c.work.later(jobOf(inst), left)
+		return nil
+	}
+	return c.db.Update(func(tx *state.Tx) error { return state.Delete(tx, inst) })
+}
+
+func (h *machineHandle) reading() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.claimed) > 0
+}

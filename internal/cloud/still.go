@@ -1,0 +1,276 @@
+package cloud
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/steadcloud/stead/internal/snapshot"
+	"github.com/steadcloud/stead/internal/state"
+)
+
+// diskUses says who uses each volume's file in this process: any number of
+// snapshots that read it while it lies still, or one machine that runs on it.
+// Whoever comes second waits: a machine's start until the readers are done, a
+// snapshot by reading through the machine.
+type diskUses struct {
+	mu   sync.Mutex
+	uses map[string]*diskUse // by volume ID
+}
+
+type diskUse struct {
+	readers int
+	machine string // instance ID
+	waiting []func()
+}
+
+func newDiskUses() *diskUses { return &diskUses{uses: map[string]*diskUse{}} }
+
+func (u *diskUses) get(vol string) *diskUse {
+	if u.uses[vol] == nil {
+		u.uses[vol] = &diskUse{}
+	}
+	return u.uses[vol]
+}
+
+// read begins reading volumes that no machine runs on; false if one does.
+func (u *diskUses) read(vols []string) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, v := range vols {
+		if use := u.uses[v]; use != nil && use.machine != "" {
+			return false
+		}
+	}
+	for _, v := range vols {
+		u.get(v).readers++
+	}
+	return true
+}
+
+func (u *diskUses) doneReading(vols []string) {
+	u.mu.Lock()
+	var wake []func()
+	for _, v := range vols {
+		use := u.get(v)
+		if use.readers--; use.readers == 0 {
+			wake = append(wake, use.waiting...)
+			use.waiting = nil
+		}
+		u.drop(v)
+	}
+	u.mu.Unlock()
+	for _, f := range wake {
+		f()
+	}
+}
+
+// run claims volumes for a machine; false if any is being read, and then wake
+// is called when that is over.
+func (u *diskUses) run(instance string, vols []string, wake func()) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, v := range vols {
+		if use := u.uses[v]; use != nil && use.readers > 0 {
+			use.waiting = append(use.waiting, wake)
+			return false
+		}
+	}
+	for _, v := range vols {
+		u.get(v).machine = instance
+	}
+	return true
+}
+
+// stopped gives back all that a machine claimed.
+func (u *diskUses) stopped(instance string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for v, use := range u.uses {
+		if use.machine == instance {
+			use.machine = ""
+			u.drop(v)
+		}
+	}
+}
+
+// unplugged gives back one volume of a machine.
+func (u *diskUses) unplugged(vol string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if use := u.uses[vol]; use != nil {
+		use.machine = ""
+		u.drop(vol)
+	}
+}
+
+func (u *diskUses) drop(vol string) {
+	if use := u.uses[vol]; use.readers == 0 && use.machine == "" && len(use.waiting) == 0 {
+		delete(u.uses, vol)
+	}
+}
+
+// heldInstant keeps volumes readable as they were at one instant, for as long
+// as any of its sharers needs it.
+type heldInstant struct {
+	source func(volumeID string) (snapshot.Source, func() error, error)
+	free   func()
+
+	mu   sync.Mutex
+	refs int
+}
+
+func newInstant(source func(string) (snapshot.Source, func() error, error), free func()) *heldInstant {
+	return &heldInstant{source: source, free: free, refs: 1}
+}
+
+func (h *heldInstant) share() *heldInstant {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.refs++
+	return h
+}
+
+func (h *heldInstant) release() {
+	h.mu.Lock()
+	h.refs--
+	last := h.refs == 0
+	h.mu.Unlock()
+	if last {
+		h.free()
+	}
+}
+
+// instants are those that snapshots are being copied from.
+type instants struct {
+	mu         sync.Mutex
+	bySnapshot map[string]*heldInstant
+}
+
+func (i *instants) put(snap string, h *heldInstant) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.bySnapshot[snap] = h
+}
+
+func (i *instants) get(snap string) *heldInstant {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.bySnapshot[snap]
+}
+
+func (i *instants) end(snap string) {
+	i.mu.Lock()
+	h := i.bySnapshot[snap]
+	delete(i.bySnapshot, snap)
+	i.mu.Unlock()
+	if h != nil {
+		h.release()
+	}
+}
+
+// holdStill makes volumes readable as they are now: through their machine
+// where one runs, else from their files, which no machine may start on until
+// the reading ends. It marks the snapshots that came from a machine.
+func (c *Cloud) holdStill(ctx context.Context, vols []*state.Volume, snaps []*state.Snapshot) (*heldInstant, error) {
+	ids := make([]string, len(vols))
+	for i, v := range vols {
+		ids[i] = v.ID
+	}
+	if c.uses.read(ids) {
+		return c.stillFiles(ids), nil
+	}
+	inst := ""
+	if a := vols[0].Attachment; a != nil {
+		inst = a.InstanceID
+	}
+	h := c.running.get(inst)
+	if h == nil {
+		return nil, fail("IncorrectState", "The machine that uses %s is starting or stopping; try again.", ids[0])
+	}
+	if !h.claim(ids) {
+		return nil, fail("SnapshotCreationPerVolumeRateExceeded", "A snapshot of %s is being taken; only one at a time can be.", ids[0])
+	}
+	at, err := h.vm.Snapshot(ctx, snaps[0].ID, ids)
+	if err != nil {
+		h.unclaim(ids)
+		return nil, fmt.Errorf("snapshot %v of running instance %s: %w", ids, inst, err)
+	}
+	for _, s := range snaps {
+		s.Live = true
+	}
+	return newInstant(at.Source, func() {
+		if err := at.Close(context.WithoutCancel(ctx)); err != nil {
+			c.log.Warn("snapshot's nodes were not cleared", "instance", inst, "err", err)
+		}
+		h.unclaim(ids)
+	}), nil
+}
+
+// stillFiles is an instant of volumes whose files have been claimed for reading.
+func (c *Cloud) stillFiles(ids []string) *heldInstant {
+	return newInstant(func(id string) (snapshot.Source, func() error, error) {
+		r, err := c.volumes.Reader(id)
+		if err != nil {
+			return nil, nil, err
+		}
+		return r, r.Close, nil
+	}, func() { c.uses.doneReading(ids) })
+}
+
+// machines are the running ones, by instance ID.
+type machines struct {
+	mu   sync.Mutex
+	byID map[string]*machineHandle
+}
+
+// machineHandle is a running machine and the volumes of it that a snapshot is
+// being read from.
+type machineHandle struct {
+	vm vm
+
+	mu      sync.Mutex
+	claimed []string
+}
+
+func (h *machineHandle) claim(vols []string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if slices.ContainsFunc(vols, func(v string) bool { return slices.Contains(h.claimed, v) }) {
+		return false
+	}
+	h.claimed = append(h.claimed, vols...)
+	return true
+}
+
+func (h *machineHandle) unclaim(vols []string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.claimed = slices.DeleteFunc(h.claimed, func(v string) bool { return slices.Contains(vols, v) })
+}
+
+func (m *machines) get(id string) *machineHandle {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.byID[id]
+}
+
+func (m *machines) put(id string, v vm) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.byID[id] = &machineHandle{vm: v}
+}
+
+func (m *machines) remove(id string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.byID, id)
+}
+
+// release forgets the machines; their processes live on.
+func (m *machines) release() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.byID = map[string]*machineHandle{}
+}

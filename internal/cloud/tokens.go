@@ -1,0 +1,44 @@
+package cloud
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+
+	"github.com/steadcloud/stead/internal/state"
+)
+
+// once makes a request with a client token idempotent: the first one runs
+// create and records the IDs it made; one that repeats it gets the same IDs;
+// one with the same token and other parameters is refused. All within tx, so
+// that a token is never recorded without its result.
+func (c *Cloud) once(tx *state.Tx, s state.Scope, action string, token *string, params any, create func() ([]string, error)) ([]string, error) {
+	if token == nil || *token == "" {
+		return create()
+	}
+	if len(*token) > 64 {
+		return nil, invalid(*token, "ClientToken", "A client token has at most 64 characters.")
+	}
+	raw, err := json.Marshal(params)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(raw)
+	hash := hex.EncodeToString(sum[:])
+	id := action + ":" + hex.EncodeToString([]byte(*token))
+	switch t, err := state.Get[state.Token](tx, s, id); {
+	case err == nil && t.Hash != hash:
+		return nil, fail("IdempotentParameterMismatch", "The client token '%s' was used before with other parameters.", *token)
+	case err == nil:
+		return t.Results, nil
+	case !errors.Is(err, state.ErrNotFound):
+		return nil, err
+	}
+	ids, err := create()
+	if err != nil {
+		return nil, err
+	}
+	t := &state.Token{Meta: state.Meta{Account: s.Account, Region: s.Region, ID: id, Created: c.now().UTC()}, Hash: hash, Results: ids}
+	return ids, state.Put(tx, t)
+}
