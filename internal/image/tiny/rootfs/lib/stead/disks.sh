@@ -161,8 +161,12 @@ blank() {
 	[ "$sectors" -ge 4096 ] || return 1
 	[ -z "$(blkid -p "/dev/$1" 2>/dev/null)" ] || return 1
 	[ ! -e "/sys/block/$1/${1}1" ] || return 1
-	cmp -s -n 1048576 "/dev/$1" /dev/zero || return 1
-	cmp -s -n 1048576 "/dev/$1" /dev/zero $((sectors * 512 - 1048576)) 0
+	zeros "/dev/$1" 0 && zeros "/dev/$1" $((sectors / 8 - 256))
+}
+
+# zeros DEVICE BLOCK: whether the MiB that begins at a 4 KiB block is all zero.
+zeros() {
+	dd if="$1" bs=4096 skip="$2" count=256 2>/dev/null | cmp -s -n 1048576 - /dev/zero
 }
 
 # never_mounted DEVICE UUID: whether a disk has just the file system that was

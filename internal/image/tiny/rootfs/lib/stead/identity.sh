@@ -20,7 +20,7 @@ host_keys() {
 print_host_keys() {
 	{
 		echo "-----BEGIN SSH HOST KEY KEYS-----"
-		cat $HOST_KEY.pub
+		read -r public <$HOST_KEY.pub && echo "$public"
 		echo "-----END SSH HOST KEY KEYS-----"
 	} >/dev/console
 }

@@ -5,7 +5,7 @@ METADATA=169.254.169.254
 # 200. busybox wget can't PUT. The pipe is held open for writing, so that nc
 # doesn't end its half of the connection before the answer is there.
 http() {
-	rm -f /run/stead/http && mkfifo /run/stead/http || return 1
+	[ -p /run/stead/http ] || mkfifo /run/stead/http || return 1
 	exec 3<>/run/stead/http
 	printf '%s\r\nHost: %s\r\nConnection: close\r\n\r\n' "$1" $METADATA >&3
 	timeout 3 nc -w 2 $METADATA 80 <&3 2>/dev/null | {
@@ -24,7 +24,7 @@ CRLF=${CRLF%x}
 
 # metadata_open: gets a token; fails soon when there is no metadata.
 metadata_open() {
-	ip route show 2>/dev/null | grep -q . || return 1
+	[ -s /run/lease ] || return 1
 	token=$(http "PUT /latest/api/token HTTP/1.0${CRLF}X-aws-ec2-metadata-token-ttl-seconds: 21600") || return 1
 	[ -n "$token" ] || return 1
 	header="${CRLF}X-aws-ec2-metadata-token: $token"
