@@ -188,6 +188,7 @@ func clientAllowed(c *net.TCPConn, in ingress, private int) bool {
 func (f *forwards) recheck(l *listener, in ingress) {
 	for c, cancel := range l.conns {
 		if !clientAllowed(c, in, l.private) {
+			abort(c) // before Update returns; cancel alone ends it a little later
 			cancel()
 		}
 	}
@@ -195,7 +196,8 @@ func (f *forwards) recheck(l *listener, in ingress) {
 
 func (f *forwards) closeListener(l *listener) {
 	_ = l.ln.Close()
-	for _, cancel := range l.conns {
+	for c, cancel := range l.conns {
+		abort(c)
 		cancel()
 	}
 	delete(f.listeners, l.private)
