@@ -224,11 +224,9 @@ func (m *Manager) ownsSnapshotsOf(ctx context.Context, i *types.Image) (bool, er
 	return len(found) == len(slices.Compact(ids)), nil
 }
 
-// baseName is the name of an image that is needed on the way only.
-func baseName(p imagePlan) string {
-	const suffix = "-base"
-	return p.name[:min(len(p.name), 128-len(suffix))] + suffix
-}
+// baseName is the name of an image that is needed on the way only. Nobody
+// else's image is called so: it gets deregistered.
+func baseName(p imagePlan) string { return "stead-base-" + digest(p.name)[:20] }
 
 // copyImage starts a copy and returns its ID, "" where no region is known.
 func (m *Manager) copyImage(ctx context.Context, source *types.Image, p imagePlan) (string, error) {
@@ -240,7 +238,7 @@ func (m *Manager) copyImage(ctx context.Context, source *types.Image, p imagePla
 		out, err := m.ec2.CopyImage(ctx, &ec2.CopyImageInput{
 			Name: aws.String(baseName(p)), SourceImageId: source.ImageId, SourceRegion: &m.region,
 			ClientToken:       aws.String(clientToken("copy", p.name, []string{aws.ToString(source.ImageId)})),
-			TagSpecifications: []types.TagSpecification{tagMap{tagSchema: schemaVersion, tagBuilder: p.name}.spec(types.ResourceTypeImage)},
+			TagSpecifications: []types.TagSpecification{tagMap{tagSchema: schemaVersion, tagBuilder: digest(p.name)[:12]}.spec(types.ResourceTypeImage)},
 		})
 		if err != nil {
 			return wrap("copy", "image "+aws.ToString(source.ImageId), err)
