@@ -336,14 +336,7 @@ func (c *Cloud) DescribeSecurityGroupRules(ctx context.Context, in *ec2.Describe
 	if err != nil {
 		return nil, err
 	}
-	views, err := selectByID(ruleViews(groups), in.SecurityGroupRuleIds, ruleIDs)
-	if err != nil {
-		return nil, err
-	}
-	if views, err = filter(views, in.Filters, ruleFilters); err != nil {
-		return nil, err
-	}
-	page, next, err := paginate(views, in.MaxResults, in.NextToken)
+	page, next, err := choose(ruleViews(groups), in.SecurityGroupRuleIds, ruleIDs, in.Filters, ruleFilters, in.MaxResults, in.NextToken)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,10 @@
 package cloud
 
-import "github.com/steadcloud/stead/internal/state"
+import (
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+
+	"github.com/steadcloud/stead/internal/state"
+)
 
 // listed lets what is derived from records, or from a table, go through the
 // same filters and pages as stored resources. It is never stored itself.
@@ -24,6 +28,23 @@ func one[T any](f func(T) string) func(T) []string {
 // always makes a filter of what is the same for every record.
 func always[T any](value string) func(T) []string {
 	return func(T) []string { return []string{value} }
+}
+
+// none makes a filter of what no record here ever has.
+func none[T any](T) []string { return nil }
+
+// choose is what every paged Describe does: it keeps the records that are
+// named and that the filters match, and cuts a page out of them. recs must be
+// ordered by ID.
+func choose[T record](recs []T, ids []string, k idKind, filters []types.Filter, known fields[T], limit *int32, token *string) ([]T, *string, error) {
+	recs, err := selectByID(recs, ids, k)
+	if err != nil {
+		return nil, nil, err
+	}
+	if recs, err = filter(recs, filters, known); err != nil {
+		return nil, nil, err
+	}
+	return paginate(recs, limit, token)
 }
 
 // selectByName keeps the records with one of the names, or all of them when
