@@ -67,12 +67,13 @@ func (n *Network) outsideTCP(r *tcp.ForwarderRequest) {
 	}
 	ctx, cancel := context.WithTimeout(p.ctx, outsideDialTimeout)
 	defer cancel()
-	var d net.Dialer
-	out, err := d.DialContext(ctx, "tcp4", dst.String())
+	out, err := n.outside(ctx, "tcp4", dst.String())
 	if err != nil {
 		r.Complete(true)
 		return
 	}
+	// The handshake may wait for a machine that has just gone.
+	defer context.AfterFunc(p.ctx, func() { _ = out.Close() })()
 	var wq waiter.Queue
 	ep, terr := r.CreateEndpoint(&wq)
 	r.Complete(terr != nil)
@@ -81,7 +82,7 @@ func (n *Network) outsideTCP(r *tcp.ForwarderRequest) {
 		return
 	}
 	in := gonet.NewTCPConn(&wq, ep)
-	if !n.start(func() { splice(p.ctx, in, out.(*net.TCPConn)) }) {
+	if !n.start(func() { splice(p.ctx, in, out.(stream)) }) {
 		_ = in.Close()
 		_ = out.Close()
 	}
@@ -112,8 +113,7 @@ func (n *Network) outsideUDP(r *udp.ForwarderRequest, sessions chan struct{}) {
 		if hostOwns(dst.Addr()) {
 			return
 		}
-		var d net.Dialer
-		out, err := d.DialContext(p.ctx, "udp4", dst.String())
+		out, err := n.outside(p.ctx, "udp4", dst.String())
 		if err != nil {
 			return
 		}

@@ -107,6 +107,8 @@ type Network struct {
 	dns     *resolver
 	meta    net.Listener
 	table   atomic.Pointer[table]
+	// outside opens the host's sockets for egress; tests lead it elsewhere.
+	outside func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	ctx    context.Context // done once the network closes
 	cancel context.CancelFunc
@@ -132,7 +134,7 @@ func New(cfg Config, log *slog.Logger) (*Network, error) {
 	n := &Network{
 		cfg: cfg, log: log, dnsAddr: offset(cfg.VPC.Addr(), 2),
 		own:   map[netip.Addr]bool{metadataAddr.Addr(): true, linkLocalDNS: true},
-		track: newConntrack(), ports: map[string]*port{},
+		track: newConntrack(), ports: map[string]*port{}, outside: new(net.Dialer).DialContext,
 	}
 	n.own[n.dnsAddr] = true
 	for _, s := range cfg.Subnets {

@@ -48,6 +48,7 @@ func abort(conns ...stream) {
 		if l, ok := c.(interface{ SetLinger(sec int) error }); ok {
 			_ = l.SetLinger(0)
 		}
+		_ = c.SetDeadline(time.Now()) // closing alone doesn't wake the stack's readers
 		_ = c.Close()
 	}
 }
