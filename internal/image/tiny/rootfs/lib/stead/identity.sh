@@ -1,18 +1,19 @@
 # Who this server is. All of it belongs to the disk: a new instance with an old
 # disk is the same server. shellcheck shell=sh
-HOST_KEY=/etc/dropbear/host_ed25519
-
-# host_keys: makes the host key once in a disk's life. A key that was cut off
-# in the making never gets its final name.
+# host_keys: makes the host keys once in a disk's life. A key that was cut off
+# in the making never gets its final name. Clients take the kinds in different
+# orders; an RSA key, which is slow to make, dropbear makes for the first that
+# insists on one.
 host_keys() {
-	if [ ! -s $HOST_KEY ]; then
-		rm -f $HOST_KEY.new
-		dropbearkey -t ed25519 -f $HOST_KEY.new >/dev/null 2>&1
-		sync $HOST_KEY.new && mv -f $HOST_KEY.new $HOST_KEY && sync /etc/dropbear
-	fi
-	if [ ! -s $HOST_KEY.pub ]; then
-		dropbearkey -y -f $HOST_KEY | grep '^ssh-' | save $HOST_KEY.pub
-	fi
+	for kind in ed25519 ecdsa; do
+		file=/etc/dropbear/dropbear_${kind}_host_key
+		if [ ! -s "$file" ]; then
+			rm -f "$file.new"
+			dropbearkey -t $kind -f "$file.new" >/dev/null 2>&1
+			sync "$file.new" && mv -f "$file.new" "$file" && sync /etc/dropbear
+		fi
+		[ -s "$file.pub" ] || dropbearkey -y -f "$file" | grep '^[es]' | save "$file.pub"
+	done
 }
 
 # print_host_keys: on the console at every boot, as cloud-init does: the only
@@ -20,7 +21,9 @@ host_keys() {
 print_host_keys() {
 	{
 		echo "-----BEGIN SSH HOST KEY KEYS-----"
-		read -r public <$HOST_KEY.pub && echo "$public"
+		for file in /etc/dropbear/*.pub; do
+			read -r public <"$file" && echo "$public"
+		done
 		echo "-----END SSH HOST KEY KEYS-----"
 	} >/dev/console
 }

@@ -1,0 +1,55 @@
+# make help tells the targets.
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+TOOLS   := $(CURDIR)/bin/tools
+
+# Pinned: a new version is taken on purpose.
+GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.12.2
+VULN     := golang.org/x/vuln/cmd/govulncheck@latest
+
+.DEFAULT_GOAL := help
+.PHONY: help build setup demo test unit machine lint generate bench vuln clean
+
+help: ## Show the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+
+build: ## Build bin/stead, a static binary
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/stead ./cmd/stead
+
+demo: ## Show the whole recipe on real machines (sets up what is missing)
+	scripts/setup demo
+	$(MAKE) --no-print-directory build
+	scripts/demo
+
+test: ## Run all tests (STEAD_STRICT=1: a skipped test is a failure)
+	scripts/setup test
+	scripts/test all
+
+unit: ## Run the tests that boot no machine, with the race detector
+	scripts/test unit
+
+machine: ## Run the tests that boot machines
+	scripts/test machine
+
+lint: $(TOOLS)/golangci-lint ## Check style, formatting and scripts
+	scripts/setup lint
+	$(TOOLS)/golangci-lint run
+	$(TOOLS)/golangci-lint fmt --diff
+	scripts/lint-scripts
+
+$(TOOLS)/golangci-lint: Makefile
+	GOBIN=$(TOOLS) GOFLAGS= go install $(GOLANGCI)
+	touch $@
+
+generate: ## Make the generated code anew
+	go generate ./...
+
+bench: ## Measure against the targets (see docs/benchmarks.md)
+	go test -run '^$$' -bench . ./...
+
+vuln: ## Look for known vulnerabilities (needs the network)
+	go run $(VULN) ./...
+
+clean: ## Remove what was built
+	rm -rf bin dist
