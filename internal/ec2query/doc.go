@@ -14,13 +14,14 @@
 // (InstanceId=i-1); all are accepted, and elements keep the order of their
 // numbers. A parameter that no field of the Input takes is refused, never
 // ignored: a client that asks for something must not be told that it was done.
+// So is a request without a parameter that the SDK's model requires.
 //
 // # Responses
 //
 // A list directly in the Output is always written, empty or not, as EC2 does;
 // deeper, a nil list is left out and an empty one is written. Nil pointers and
-// empty enums are left out. An Output without any field answers
-// <return>true</return>.
+// empty enums are left out. An Output without any field, or with a Return that is
+// nil, answers <return>true</return>.
 package ec2query
 
 //go:generate go run ./gen -out zz_names.go

@@ -82,6 +82,7 @@ func TestGoldenRequests(t *testing.T) {
 	}
 	for _, op := range operations(t) {
 		t.Run(op.name, func(t *testing.T) {
+			t.Parallel() // the plans are shared
 			raw, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(dir)), "request_snapshot", op.name+".request.snap"))
 			if err != nil {
 				t.Fatal(err)
@@ -113,6 +114,7 @@ func TestGoldenRequests(t *testing.T) {
 func TestGoldenResponses(t *testing.T) {
 	for _, op := range operations(t) {
 		t.Run(op.name, func(t *testing.T) {
+			t.Parallel() // the plans are shared
 			in, want := filled(op.in), filled(op.out)
 			var b bytes.Buffer
 			if err := Encode(&b, op.name, "req-1", want.Interface()); err != nil {
