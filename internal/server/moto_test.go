@@ -1,0 +1,312 @@
+package server_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	"github.com/aws/aws-sdk-go-v2/service/ssm"
+	"github.com/steadcloud/stead/internal/server"
+)
+
+// The tests' endpoint is moto_server: an EC2 that nobody here wrote. One
+// serves all tests; each has a region of its own, where nothing is yet. (moto
+// knows these regions.)
+var moto struct {
+	sync.Mutex
+	url     string
+	err     error
+	stop    func()
+	regions []string
+}
+
+var motoRegions = strings.Fields(`us-east-1 us-east-2 us-west-1 us-west-2 eu-west-1 eu-west-2 eu-west-3 eu-central-1 eu-north-1
+	ap-northeast-1 ap-northeast-2 ap-northeast-3 ap-southeast-1 ap-southeast-2 ap-south-1 sa-east-1 ca-central-1`)
+
+func TestMain(m *testing.M) {
+	moto.regions = motoRegions
+	code := m.Run()
+	if moto.stop != nil {
+		moto.stop()
+	}
+	os.Exit(code)
+}
+
+// skip skips, unless skipping is a failure.
+func skip(t *testing.T, format string, args ...any) {
+	t.Helper()
+	if os.Getenv("STEAD_STRICT") == "1" {
+		t.Fatalf(format, args...)
+	}
+	t.Skipf(format, args...)
+}
+
+// startMoto starts moto_server once and returns its URL.
+func startMoto(t *testing.T) string {
+	t.Helper()
+	moto.Lock()
+	defer moto.Unlock()
+	if moto.url == "" && moto.err == nil {
+		moto.url, moto.stop, moto.err = runMoto()
+	}
+	if errors.Is(moto.err, exec.ErrNotFound) {
+		skip(t, "moto_server isn't installed: pip install 'moto[server]'")
+	}
+	if moto.err != nil {
+		t.Fatal(moto.err)
+	}
+	return moto.url
+}
+
+func runMoto() (string, func(), error) {
+	path, err := exec.LookPath("moto_server")
+	if err != nil {
+		return "", nil, fmt.Errorf("%w: %w", exec.ErrNotFound, err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", nil, err
+	}
+	addr := l.Addr().(*net.TCPAddr)
+	if err := l.Close(); err != nil {
+		return "", nil, err
+	}
+	cmd := exec.Command(path, "-H", "127.0.0.1", "-p", fmt.Sprint(addr.Port))
+	cmd.Env = append(os.Environ(), "MOTO_EC2_LOAD_DEFAULT_AMIS=true")
+	var log bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &log, &log
+	if err := cmd.Start(); err != nil {
+		return "", nil, err
+	}
+	gone := make(chan error, 1)
+	go func() { gone <- cmd.Wait() }()
+	stop := func() { _ = cmd.Process.Kill(); <-gone }
+	url := "http://" + addr.String()
+	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); {
+		select {
+		case err := <-gone:
+			return "", nil, fmt.Errorf("moto_server ended: %w\n%s", err, log.String())
+		case <-time.After(50 * time.Millisecond):
+		}
+		if res, err := http.Get(url + "/moto-api/data.json"); err == nil {
+			_ = res.Body.Close()
+			if res.StatusCode == http.StatusOK {
+				return url, stop, nil
+			}
+		}
+	}
+	stop()
+	return "", nil, errors.New("moto_server didn't answer within a minute")
+}
+
+// bench is one test's view of the endpoint.
+type bench struct {
+	t      *testing.T
+	client *ec2.Client
+	ssm    *ssm.Client
+	region string
+	// imageID is one of moto's own, with an EBS root.
+	imageID string
+	sshd    net.Addr
+	url     string
+	events  []server.Event
+	mu      sync.Mutex
+}
+
+// newBench gives a test a region that nothing has used. rt is put between
+// client and endpoint; nil is the plain transport.
+func newBench(t *testing.T, rt http.RoundTripper) *bench {
+	t.Helper()
+	url := startMoto(t)
+	moto.Lock()
+	if len(moto.regions) == 0 {
+		moto.Unlock()
+		t.Fatal("more tests than moto has regions")
+	}
+	region := moto.regions[0]
+	moto.regions = moto.regions[1:]
+	moto.Unlock()
+	creds := aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+		return aws.Credentials{AccessKeyID: "AKIATEST", SecretAccessKey: "secret"}, nil
+	})
+	b := &bench{
+		t: t, region: region, sshd: bannerServer(t), url: url,
+		ssm: ssm.New(ssm.Options{Region: region, BaseEndpoint: &url, Credentials: creds}),
+	}
+	b.client = b.through(rt)
+	b.imageID = b.image()
+	return b
+}
+
+// through returns a client of the endpoint whose calls go through rt.
+func (b *bench) through(rt http.RoundTripper) *ec2.Client {
+	return ec2.New(ec2.Options{
+		Region: b.region, BaseEndpoint: &b.url, HTTPClient: &http.Client{Transport: rt},
+		Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+			return aws.Credentials{AccessKeyID: "AKIATEST", SecretAccessKey: "secret"}, nil
+		}),
+	})
+}
+
+// bannerServer answers every connection as an ssh server begins.
+func bannerServer(t *testing.T) net.Addr {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			w := bufio.NewWriter(c)
+			fmt.Fprint(w, "a notice first\r\nSSH-2.0-test\r\n")
+			_ = w.Flush()
+			_ = c.Close()
+		}
+	}()
+	return l.Addr()
+}
+
+// manager returns a Manager on the given API; its guests' ssh is the bench's.
+func (b *bench) manager(api server.EC2) *server.Manager {
+	return server.New(server.Config{
+		EC2: api, SSM: b.ssm, Region: b.region,
+		PollMin: time.Millisecond, PollMax: 20 * time.Millisecond, StateTimeout: 20 * time.Second, SSHTimeout: 20 * time.Second,
+		Notify: func(e server.Event) { b.mu.Lock(); b.events = append(b.events, e); b.mu.Unlock() },
+		Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, network, b.sshd.String())
+		},
+	})
+}
+
+// image finds an image of moto's own with an EBS root.
+func (b *bench) image() string {
+	b.t.Helper()
+	out, err := b.client.DescribeImages(b.t.Context(), &ec2.DescribeImagesInput{
+		Owners:  []string{"amazon"},
+		Filters: []types.Filter{{Name: aws.String("architecture"), Values: []string{"x86_64"}}},
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for _, i := range out.Images {
+		if strings.HasPrefix(aws.ToString(i.Name), "amzn") && aws.ToString(i.RootDeviceName) != "" {
+			return aws.ToString(i.ImageId)
+		}
+	}
+	b.t.Fatal("moto has no image for the test")
+	return ""
+}
+
+// inventory is everything in the region that a user pays for or trips over.
+type inventory struct {
+	live      []types.Instance
+	volumes   map[string]types.Volume
+	snapshots int // own ones with a set
+	images    []string
+	groups    int
+	addresses []types.Address
+}
+
+func (b *bench) inventory() inventory {
+	b.t.Helper()
+	ctx := context.Background()
+	inv := inventory{volumes: map[string]types.Volume{}}
+	instances, err := b.client.DescribeInstances(ctx, &ec2.DescribeInstancesInput{})
+	b.check(err)
+	for _, r := range instances.Reservations {
+		for _, i := range r.Instances {
+			if i.State.Name != types.InstanceStateNameTerminated {
+				inv.live = append(inv.live, i)
+			}
+		}
+	}
+	volumes, err := b.client.DescribeVolumes(ctx, &ec2.DescribeVolumesInput{})
+	b.check(err)
+	for _, v := range volumes.Volumes {
+		inv.volumes[*v.VolumeId] = v
+	}
+	snaps, err := b.client.DescribeSnapshots(ctx, &ec2.DescribeSnapshotsInput{OwnerIds: []string{"self"}, Filters: []types.Filter{{Name: aws.String("tag-key"), Values: []string{"stead:set"}}}})
+	b.check(err)
+	inv.snapshots = len(snaps.Snapshots)
+	images, err := b.client.DescribeImages(ctx, &ec2.DescribeImagesInput{Owners: []string{"self"}})
+	b.check(err)
+	for _, i := range images.Images {
+		inv.images = append(inv.images, aws.ToString(i.Name))
+	}
+	groups, err := b.client.DescribeSecurityGroups(ctx, &ec2.DescribeSecurityGroupsInput{})
+	b.check(err)
+	for _, g := range groups.SecurityGroups {
+		if strings.HasPrefix(aws.ToString(g.GroupName), "stead-") {
+			inv.groups++
+		}
+	}
+	addresses, err := b.client.DescribeAddresses(ctx, &ec2.DescribeAddressesInput{})
+	b.check(err)
+	inv.addresses = addresses.Addresses
+	return inv
+}
+
+func (b *bench) check(err error) {
+	b.t.Helper()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func tag(tags []types.Tag, key string) string {
+	for _, t := range tags {
+		if aws.ToString(t.Key) == key {
+			return aws.ToString(t.Value)
+		}
+	}
+	return ""
+}
+
+func (b *bench) deleteVolume(id string) {
+	b.t.Helper()
+	_, err := b.client.DeleteVolume(context.Background(), &ec2.DeleteVolumeInput{VolumeId: &id})
+	b.check(err)
+}
+
+func (b *bench) releaseAddresses() {
+	b.t.Helper()
+	for _, a := range b.inventory().addresses {
+		_, err := b.client.ReleaseAddress(context.Background(), &ec2.ReleaseAddressInput{AllocationId: a.AllocationId})
+		b.check(err)
+	}
+}
+
+// doom makes the server's data disk go with its instance.
+func (b *bench) doom(name string) {
+	b.t.Helper()
+	for _, i := range b.inventory().live {
+		if tag(i.Tags, "stead:server") != name {
+			continue
+		}
+		_, err := b.client.ModifyInstanceAttribute(context.Background(), &ec2.ModifyInstanceAttributeInput{
+			InstanceId: i.InstanceId,
+			BlockDeviceMappings: []types.InstanceBlockDeviceMappingSpecification{{
+				DeviceName: aws.String("/dev/sdf"), Ebs: &types.EbsInstanceBlockDeviceSpecification{DeleteOnTermination: aws.Bool(true)},
+			}},
+		})
+		b.check(err)
+	}
+}
