@@ -106,6 +106,28 @@ func wantRefused(t *testing.T, store snapshot.Store, id, block string) {
 	}
 }
 
+// Another block in a block's place is sound by its own checksum; only the
+// manifest knows better.
+func TestMisplacedBlockIsFoundAndRefused(t *testing.T) {
+	path := t.TempDir()
+	store := openStore(t, path)
+	snap(t, store, "s", memory(append(bytesOf(1, snapshot.BlockSize), bytesOf(2, snapshot.BlockSize)...)))
+	blocks := files(t, filepath.Join(path, "blocks"))
+	other, err := os.ReadFile(blocks[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	change(t, blocks[0], func([]byte) []byte { return other })
+	report, err := engine(store).Check(t.Context(), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(report.Problems) != 1 || string(report.Problems[0].Block) != filepath.Base(blocks[0]) {
+		t.Errorf("problems %+v, want block %s", report.Problems, filepath.Base(blocks[0]))
+	}
+	wantRefused(t, store, "s", filepath.Base(blocks[0]))
+}
+
 func TestMissingBlockIsFoundAndRefused(t *testing.T) {
 	path := t.TempDir()
 	store := openStore(t, path)

@@ -2,7 +2,9 @@ package volume
 
 import (
 	"bufio"
+	"errors"
 	"io"
+	"os"
 	"os/exec"
 	"strings"
 	"sync"
@@ -69,11 +71,34 @@ func TestLockExcludes(t *testing.T) {
 	wantErr(t, err, ErrNotFound)
 }
 
+// An opened file stops being the volume when that is deleted, also when
+// another takes its name.
+func TestDeletedFileIsNotTheVolume(t *testing.T) {
+	d := open(t, t.TempDir())
+	create(t, d, "vol-1", 4096)
+	f, err := d.open("vol-1", os.O_RDWR)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	if err := d.current("vol-1", f); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Delete(t.Context(), "vol-1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.current("vol-1", f); !errors.Is(typed(err), ErrNotFound) {
+		t.Errorf("deleted: %v", err)
+	}
+	create(t, d, "vol-1", 4096)
+	wantErr(t, d.current("vol-1", f), ErrNotFound)
+}
+
 // Whoever gets the lock must have the volume itself, not one that a Delete
 // took away in between.
 func TestLockRacesDelete(t *testing.T) {
 	d := open(t, t.TempDir())
-	for range 50 {
+	for range 200 {
 		create(t, d, "vol-1", 4096)
 		var wg sync.WaitGroup
 		for range 3 {

@@ -142,6 +142,32 @@ func TestConcurrentCreates(t *testing.T) {
 	wantFiles(t, path, "vol-1.raw")
 }
 
+// The second of two creates must not swap the file: a machine may have the
+// first one's open by then.
+func TestLateFillKeepsTheFile(t *testing.T) {
+	d := open(t, t.TempDir())
+	var first os.FileInfo
+	err := d.Fill(t.Context(), "vol-1", 4096, func(ctx context.Context, _ Sink) error {
+		if err := d.Create(ctx, "vol-1", 4096); err != nil {
+			return err
+		}
+		var err error
+		first, err = os.Stat(d.Path("vol-1"))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now, err := os.Stat(d.Path("vol-1"))
+	if err != nil || !os.SameFile(first, now) {
+		t.Errorf("the file was replaced: %v", err)
+	}
+	err = d.Fill(t.Context(), "vol-2", 4096, func(ctx context.Context, _ Sink) error {
+		return d.Create(ctx, "vol-2", 8192)
+	})
+	wantErr(t, err, ErrExists)
+}
+
 func TestFailedFillLeavesNothing(t *testing.T) {
 	path := t.TempDir()
 	d := open(t, path)

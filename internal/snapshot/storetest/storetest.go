@@ -392,6 +392,10 @@ func cancelledContext(f *fixture) {
 	_, err = up.Put(ctx, sha256.Sum256(text(11)), text(11))
 	f.wantErr(err, context.Canceled)
 	f.wantErr(up.Commit(ctx, "t", nil), context.Canceled)
+	// The block of the failed Put is missing: there must be no manifest.
+	if err := up.Commit(f.Context(), "t", nil); err == nil {
+		f.Error("an upload was committed though a Put had failed")
+	}
 	_, err = sweep.Delete(ctx, id)
 	f.wantErr(err, context.Canceled)
 	f.wantErr(f.store.Blocks(ctx, func(snapshot.BlockInfo) error { return nil }), context.Canceled)
