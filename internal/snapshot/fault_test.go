@@ -73,8 +73,8 @@ func (f *faults) before(string, string) error {
 	return nil
 }
 
-// scratch is a folder in memory where the system has one: these tests make
-// thousands of syncs and learn nothing from waiting for a disk.
+// scratch is a folder in memory where the system has one, as in package
+// snapshot_test.
 func scratch(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "stead-snapshot-")

@@ -3,6 +3,7 @@ package snapshot_test
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -36,9 +37,9 @@ func TestMain(m *testing.M) {
 // killVolume is what the child snapshots under the seed's ID.
 func killVolume(seed uint64) memory {
 	rng := rand.New(rand.NewPCG(seed/3, 0)) // three in a row share most
-	m := make(memory, 6<<20)
-	for i := range m[:5<<20] {
-		m[i] = byte(rng.IntN(4))
+	m := make(memory, 4<<20)
+	for i := 0; i < 3<<20; i += 8 {
+		binary.LittleEndian.PutUint64(m[i:], rng.Uint64()&0x0303030303030303)
 	}
 	copy(m, strconv.FormatUint(seed, 10))
 	return m
@@ -89,11 +90,11 @@ func child(path string) error {
 // every snapshot that it had finished, and the store whole. STEAD_KILLS sets
 // how often.
 func TestKill(t *testing.T) {
-	kills := 12
+	kills := 8
 	if n, err := strconv.Atoi(os.Getenv("STEAD_KILLS")); err == nil {
 		kills = n
 	}
-	path := t.TempDir()
+	path := scratch(t)
 	made := make(map[uint64]bool)
 	for range kills {
 		killOnce(t, path, made)
@@ -147,7 +148,7 @@ func killOnce(t *testing.T, path string, made map[uint64]bool) {
 		switch what {
 		case "ready":
 			// The moment is random, not a wait for something.
-			time.AfterFunc(rand.N(400*time.Millisecond), func() { _ = cmd.Process.Kill() })
+			time.AfterFunc(rand.N(250*time.Millisecond), func() { _ = cmd.Process.Kill() })
 		case "made":
 			made[seed] = true
 		case "deleting":
