@@ -73,7 +73,8 @@ type Event interface{ event() }
 // until Shutdown or Kill.
 type GuestShutdownEvent struct{}
 
-// GuestResetEvent says that the guest restarted itself.
+// GuestResetEvent says that the guest restarted itself. The firmware may do so
+// several times on its way up.
 type GuestResetEvent struct{}
 
 // IOError says that the host failed to read or write a volume and that the
