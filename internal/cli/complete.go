@@ -1,0 +1,88 @@
+package cli
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// completeTimeout bounds how long the shell waits for names.
+const completeTimeout = 2 * time.Second
+
+// completeServers offers the names of the servers for the first argument. It
+// never starts the local cloud, and offers nothing where something fails.
+func (a *App) completeServers(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return a.serverNames(cmd.Context()), cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeVolumeThenServer offers volumes for the first argument and servers
+// for the second.
+func (a *App) completeVolumeThenServer(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	switch {
+	case len(args) == 0:
+		return a.volumeNames(cmd.Context()), cobra.ShellCompDirectiveNoFileComp
+	case len(args) == 1 && cmd.Name() == "attach":
+		return a.serverNames(cmd.Context()), cobra.ShellCompDirectiveNoFileComp
+	}
+	return nil, cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeContexts offers the names of the contexts.
+func (a *App) completeContexts(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	var names []string
+	store, err := a.contexts()
+	if err == nil && len(args) == 0 {
+		list, _ := store.List()
+		for _, c := range list {
+			names = append(names, c.Name)
+		}
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+func (a *App) serverNames(ctx context.Context) []string {
+	var names []string
+	a.quietly(ctx, func(ctx context.Context, s *session) error {
+		servers, err := s.servers.List(ctx)
+		for _, v := range servers {
+			names = append(names, cobra.CompletionWithDesc(v.Name, v.State))
+		}
+		return err
+	})
+	return names
+}
+
+func (a *App) volumeNames(ctx context.Context) []string {
+	var names []string
+	a.quietly(ctx, func(ctx context.Context, s *session) error {
+		disks, err := s.servers.VolumeList(ctx, "")
+		for _, d := range disks {
+			names = append(names, cobra.CompletionWithDesc(d.VolumeID, joined(d.Server, humanGiB(d.SizeGiB))))
+		}
+		return err
+	})
+	slices.Sort(names)
+	return names
+}
+
+// quietly calls fn with a connection if there is one to be had soon.
+func (a *App) quietly(ctx context.Context, fn func(context.Context, *session) error) {
+	ctx, cancel := context.WithTimeout(ctx, completeTimeout)
+	defer cancel()
+	c, err := a.currentContext()
+	if err != nil {
+		return
+	}
+	a.flags.quiet = true
+	s, err := a.openContext(ctx, c, false)
+	if err != nil {
+		return
+	}
+	defer s.close()
+	_ = fn(ctx, s) // no names is all that a shell can show of an error
+}

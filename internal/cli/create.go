@@ -1,0 +1,217 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/steadcloud/stead/internal/cli/contexts"
+	"github.com/steadcloud/stead/internal/cli/sshclient"
+	"github.com/steadcloud/stead/internal/server"
+)
+
+// The images that a server is made of when none is named.
+const (
+	localImage  = "tiny"
+	remoteImage = "debian"
+)
+
+type createOptions struct {
+	name, image, instanceType, zone string
+	disk                            string
+	data                            []string
+	key, user, userDataFile         string
+	open, from                      string
+	noAddress                       bool
+	wait                            waitFlag
+}
+
+func newCreate(a *App) *cobra.Command {
+	var o createOptions
+	cmd := &cobra.Command{
+		Use:   "create NAME",
+		Short: "Make a server",
+		Long: `Makes a server: an instance whose disks are all kept when it is terminated,
+protected against that, with a fixed address where the cloud has them, and a
+firewall that lets in ssh and the ports that --open names.
+
+Without --key it gets stead's own ssh key (made at first use), so that
+"stead ssh NAME" just works. With --key PATH it gets that public key, and
+"stead ssh" uses the private one next to it.
+
+Interrupted, the same command goes on from where it was.`,
+		Example: `  stead create web
+  stead create db --image debian --type t3.small --disk 20 --data 100G --data 1T
+  stead create shop --open 80,443 --user-data setup.sh --key ~/.ssh/id_ed25519.pub`,
+		Args:        exactly("NAME"),
+		Annotations: map[string]string{resumable: "yes"},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.image, "image", "", "image `ID` or alias: tiny, debian, ubuntu, al2023 (default tiny locally, debian elsewhere)")
+	f.StringVar(&o.instanceType, "type", "", "instance `TYPE` (default "+server.DefaultType+")")
+	f.StringVar(&o.zone, "zone", "", "availability `ZONE`")
+	f.StringVar(&o.disk, "disk", "", "`SIZE` of the root disk (default the image's)")
+	f.StringArrayVar(&o.data, "data", nil, "`SIZE` of a data disk, such as 10, 10G or 1T; may be repeated")
+	f.StringVar(&o.key, "key", "", "`PATH` of the public key to log in with (default stead's own)")
+	f.StringVar(&o.user, "user", "", "`NAME` to log in as (default the image's)")
+	f.StringVar(&o.open, "open", "", "`PORTS` to open besides ssh: 80,443,8000-8010,53/udp")
+	f.StringVar(&o.from, "from", "", "`CIDR`s that may reach the open ports (default anywhere)")
+	f.StringVar(&o.userDataFile, "user-data", "", "`FILE` that the server runs or reads at its first boot, - for stdin")
+	f.BoolVar(&o.noAddress, "no-address", false, "no fixed address: a new one at each start")
+	addWaitFlag(cmd, &o.wait)
+	_ = cmd.RegisterFlagCompletionFunc("image", cobra.FixedCompletions([]string{"tiny", "debian", "ubuntu", "al2023"}, cobra.ShellCompDirectiveNoFileComp))
+	return a.command(cmd, func(ctx context.Context, args []string) error {
+		o.name = args[0]
+		return a.create(ctx, o)
+	})
+}
+
+func (a *App) create(ctx context.Context, o createOptions) error {
+	opts, err := a.createOptions(o)
+	if err != nil {
+		return err
+	}
+	s, err := a.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	if opts.Image == "" {
+		opts.Image = remoteImage
+		if s.local != nil {
+			opts.Image = localImage
+		}
+	}
+	if err := s.ensureTiny(ctx, opts.Image); err != nil {
+		return err
+	}
+	made, err := s.servers.Create(ctx, opts)
+	s.close()
+	if err != nil {
+		return err
+	}
+	if err := a.forgetHostKeys(s.context, made); err != nil {
+		return err
+	}
+	return a.print(made, func(w io.Writer) { a.writeServer(w, made) })
+}
+
+// createOptions reads everything that can be wrong before anything is made.
+func (a *App) createOptions(o createOptions) (server.CreateOptions, error) {
+	opts := server.CreateOptions{
+		Name: o.name, Image: o.image, Type: o.instanceType, Zone: o.zone, User: o.user,
+		NoAddress: o.noAddress, Wait: o.wait.value(),
+	}
+	var err error
+	if err = server.CheckName(o.name); err != nil {
+		return opts, err
+	}
+	if o.disk != "" {
+		if opts.DiskGiB, err = parseSize(o.disk); err != nil {
+			return opts, err
+		}
+	}
+	if opts.Data, err = parseSizes(o.data); err != nil {
+		return opts, err
+	}
+	// ssh is always among them: a server that nobody can log in to is none.
+	if opts.Open, err = server.ParsePorts("22," + o.open); err != nil {
+		return opts, err
+	}
+	if opts.From, err = server.ParseFrom(o.from); err != nil {
+		return opts, err
+	}
+	if opts.UserData, err = a.readUserData(o.userDataFile); err != nil {
+		return opts, err
+	}
+	key, err := a.createKey(o.key)
+	if err != nil {
+		return opts, err
+	}
+	opts.Key = key.AuthorizedLine()
+	return opts, nil
+}
+
+func (a *App) createKey(path string) (sshclient.Key, error) {
+	if path == "" {
+		dir, err := a.configDir()
+		if err != nil {
+			return sshclient.Key{}, err
+		}
+		return sshclient.OwnKey(dir)
+	}
+	key, err := sshclient.ReadKey(path)
+	if err != nil {
+		return key, &server.Error{
+			Code: server.KindUsage, Op: "use key", Resource: path, Err: err,
+			Remedy: "ssh-keygen -t ed25519, or leave --key away",
+		}
+	}
+	return key, nil
+}
+
+func (a *App) readUserData(path string) ([]byte, error) {
+	var data []byte
+	var err error
+	switch path {
+	case "":
+		return nil, nil
+	case "-":
+		data, err = io.ReadAll(a.Stdin)
+	default:
+		data, err = os.ReadFile(path)
+	}
+	if err != nil {
+		return nil, &server.Error{Code: server.KindUsage, Op: "read user data", Resource: path, Err: err}
+	}
+	return data, nil
+}
+
+// ensureTiny builds the local cloud's own image the first time that it is
+// asked for.
+func (s *session) ensureTiny(ctx context.Context, image string) error {
+	if s.local == nil || image != localImage {
+		return nil
+	}
+	_, err := s.servers.ResolveImage(ctx, image, "")
+	if !errors.Is(err, server.ErrNotFound) {
+		return err
+	}
+	_, err = s.build(ctx, image)
+	return err
+}
+
+// build has the local cloud build an image and returns its ID.
+func (s *session) build(ctx context.Context, name string) (string, error) {
+	var id string
+	err := s.progress.run("build image "+name, "", func() (err error) {
+		id, err = s.local.control.BuildImage(ctx, name, s.progress.build(name))
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("build image %s: %w", name, err)
+	}
+	return id, nil
+}
+
+// forgetHostKeys drops what is known of an earlier server of that name, whose
+// keys went with its disks.
+func (a *App) forgetHostKeys(c contexts.Context, made *server.Server) error {
+	dir, err := a.configDir()
+	if err != nil {
+		return err
+	}
+	hosts, alias := sshclient.OpenKnownHosts(dir), hostAlias(c, made.Name)
+	note, err := hosts.Note(alias)
+	if err != nil || note == made.Root.VolumeID {
+		return err // a create that went on after an interruption
+	}
+	if known, err := hosts.Has(alias); err != nil || !known {
+		return err
+	}
+	return hosts.Replace(alias, "", nil)
+}

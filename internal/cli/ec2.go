@@ -1,0 +1,64 @@
+package cli
+
+import (
+	"context"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/steadcloud/stead/internal/cli/contexts"
+	"github.com/steadcloud/stead/internal/ec2tools"
+)
+
+func newEC2(a *App) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "ec2",
+		Short: "The commands of the EC2 API tools",
+		Long: `The commands of the EC2 API tools, with their own options and output, on the
+cloud of the context. They also answer to their own names (ec2reg) when this
+program is called by them.`,
+		Example: "  stead ec2 reg -n base --root-device-name /dev/sda1 -b /dev/sda1=snap-0a1b2c3d:8:false -a x86_64",
+	}
+	group(cmd)
+	for _, name := range ec2tools.Names() {
+		cmd.AddCommand(newEC2Tool(a, name))
+	}
+	return cmd
+}
+
+func newEC2Tool(a *App, name string) *cobra.Command {
+	return &cobra.Command{
+		Use:                name + " [OPTIONS]",
+		Short:              "As ec2" + name + " does (ec2 " + name + " --help lists the options)",
+		DisableFlagParsing: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.runEC2Tool(cmd.Context(), name, args)
+		},
+	}
+}
+
+func (a *App) runEC2Tool(ctx context.Context, name string, args []string) error {
+	return ec2tools.Run(ctx, a.connectEC2Tool, name, args, a.Stdout, a.Stderr)
+}
+
+// connectEC2Tool makes the client that a tool's options ask for; what they
+// leave open is the context's. The local cloud is started unless the options
+// name another endpoint.
+func (a *App) connectEC2Tool(ctx context.Context, asked ec2tools.Endpoint) (ec2tools.EC2, error) {
+	c, err := a.currentContext()
+	if err != nil {
+		return nil, err
+	}
+	e := endpoint{context: c, region: asked.Region, url: strings.TrimSuffix(asked.URL, "/")}
+	if asked.AccessKeyID != "" {
+		e.keys = staticKeys(asked.AccessKeyID, asked.SecretAccessKey, asked.SessionToken)
+	}
+	if c.Kind == contexts.KindLocal {
+		p := a.newProgress()
+		defer p.close()
+		if e.local, err = a.openLocal(ctx, p, true); err != nil {
+			return nil, err
+		}
+	}
+	return e.ec2Client(ctx)
+}

@@ -1,0 +1,153 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/aws/smithy-go"
+	"github.com/spf13/cobra"
+
+	"github.com/steadcloud/stead/internal/cli/contexts"
+	"github.com/steadcloud/stead/internal/cli/sshclient"
+	"github.com/steadcloud/stead/internal/ec2tools"
+	"github.com/steadcloud/stead/internal/server"
+)
+
+// resumable marks a command that, repeated, goes on from where it was stopped.
+const resumable = "resumable"
+
+// errorReport is an error as it is shown. Its JSON form is documented in
+// "stead help exit-codes".
+type errorReport struct {
+	Kind     server.Kind `json:"kind"`
+	ExitCode int         `json:"exit_code"`
+	Message  string      `json:"message"`          // what failed, on what, why
+	Remedy   string      `json:"remedy,omitempty"` // what mends it
+	Resume   string      `json:"resume,omitempty"` // the command that goes on from here
+}
+
+// usage is an error in how the command was called.
+func usage(format string, args ...any) *server.Error {
+	return &server.Error{Code: server.KindUsage, Reason: fmt.Sprintf(format, args...)}
+}
+
+// report sorts err. ctx is the one that a signal cancels.
+func (a *App) report(ctx context.Context, cmd *cobra.Command, err error) errorReport {
+	r := errorReport{Kind: a.kind(ctx, err), Message: message(err), Remedy: remedy(err)}
+	r.ExitCode = exitCode(r.Kind)
+	switch r.Kind {
+	case server.KindInterrupted, server.KindTimeout:
+		if cmd != nil && cmd.Annotations[resumable] != "" {
+			r.Resume = sshclient.Quote(append([]string{"stead"}, a.args...))
+			r.Remedy = ""
+		}
+	case server.KindUsage:
+		if r.Remedy == "" && cmd != nil {
+			r.Remedy = cmd.CommandPath() + " --help"
+		}
+	}
+	return r
+}
+
+func (a *App) kind(ctx context.Context, err error) server.Kind {
+	if ctx.Err() != nil {
+		return server.KindInterrupted
+	}
+	if !a.parsed {
+		return server.KindUsage
+	}
+	for _, known := range []struct {
+		err  error
+		kind server.Kind
+	}{
+		{contexts.ErrNotFound, server.KindNotFound},
+		{contexts.ErrExists, server.KindExists},
+		{contexts.ErrBuiltIn, server.KindUsage},
+		{contexts.ErrInvalid, server.KindUsage},
+		{ec2tools.ErrUsage, server.KindUsage},
+		{sshclient.ErrDenied, server.KindAuth},
+		{sshclient.ErrNoClient, server.KindFailed},
+	} {
+		if errors.Is(err, known.err) {
+			return known.kind
+		}
+	}
+	return server.KindOf(err)
+}
+
+// remedy is what mends err: the outermost that says so, or what its cause is
+// known to need.
+func remedy(err error) string {
+	for e := err; e != nil; e = errors.Unwrap(e) {
+		if s, ok := e.(*server.Error); ok && s.Remedy != "" { //nolint:errorlint // each one of the chain in turn
+			return s.Remedy
+		}
+	}
+	switch {
+	case errors.Is(err, contexts.ErrNotFound):
+		return "stead context ls"
+	case errors.Is(err, sshclient.ErrNoClient):
+		return "apt install openssh-client"
+	}
+	return ""
+}
+
+// message is err's text with what the SDK says of a failed request made short.
+func message(err error) string {
+	text := err.Error()
+	var op *smithy.OperationError
+	if errors.As(err, &op) {
+		text = strings.Replace(text, op.Error(), operation(op), 1)
+	}
+	return strings.TrimSpace(text)
+}
+
+// operation is "DescribeInstances: AuthFailure: reason" instead of three
+// nested sentences and a request ID.
+func operation(op *smithy.OperationError) string {
+	var api smithy.APIError
+	if errors.As(op.Err, &api) {
+		return fmt.Sprintf("%s: %s: %s", op.OperationName, api.ErrorCode(), api.ErrorMessage())
+	}
+	cause := op.Err
+	for next := errors.Unwrap(cause); next != nil; next = errors.Unwrap(cause) {
+		cause = next
+		if strings.HasPrefix(cause.Error(), "dial ") {
+			break
+		}
+	}
+	return fmt.Sprintf("%s: %v", op.OperationName, cause)
+}
+
+func (a *App) printError(r errorReport) {
+	if a.wantsJSON() {
+		enc := json.NewEncoder(a.Stderr)
+		enc.SetEscapeHTML(false)
+		_ = enc.Encode(map[string]errorReport{"error": r}) // nowhere left to report to
+		return
+	}
+	fmt.Fprintf(a.Stderr, "stead: %s\n", r.Message)
+	if r.Remedy != "" {
+		fmt.Fprintf(a.Stderr, "  try: %s\n", r.Remedy)
+	}
+	if r.Resume != "" {
+		fmt.Fprintf(a.Stderr, "  nothing is lost; to go on: %s\n", r.Resume)
+	}
+}
+
+// wantsJSON also holds when the command line couldn't be parsed.
+func (a *App) wantsJSON() bool {
+	if a.flags.output == formatJSON {
+		return true
+	}
+	if a.parsed {
+		return false
+	}
+	at := slices.IndexFunc(a.args, func(s string) bool { return s == "-o" || s == "--output" })
+	return at >= 0 && at+1 < len(a.args) && a.args[at+1] == string(formatJSON) ||
+		slices.Contains(a.args, "-ojson") || slices.Contains(a.args, "--output=json") || slices.Contains(a.args, "-o=json")
+}

@@ -1,0 +1,157 @@
+package cli
+
+import (
+	"context"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/steadcloud/stead/internal/server"
+)
+
+func newImage(a *App) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "image",
+		Aliases: []string{"images"},
+		Short:   "List, build and make durable images",
+		Long:    "An image is the idea of a server: the disks to make, and how to boot them.",
+		Example: `  stead image ls
+  stead image durable web --data 10`,
+	}
+	group(cmd)
+	cmd.AddCommand(newImageLs(a), newImageBuild(a), newImageDurable(a))
+	return cmd
+}
+
+func newImageLs(a *App) *cobra.Command {
+	return a.command(&cobra.Command{
+		Use:     "ls",
+		Aliases: []string{"list"},
+		Short:   "List your images and the aliases",
+		Example: "  stead image ls",
+		Args:    exactly(),
+	}, func(ctx context.Context, _ []string) error {
+		s, err := a.open(ctx)
+		if err != nil {
+			return err
+		}
+		defer s.close()
+		images, err := s.servers.ImageList(ctx)
+		s.close()
+		if err != nil {
+			return err
+		}
+		return a.print(orEmpty(images), func(w io.Writer) { writeImages(w, images) })
+	})
+}
+
+func newImageBuild(a *App) *cobra.Command {
+	return a.command(&cobra.Command{
+		Use:   "build NAME",
+		Short: "Build an image for the local cloud",
+		Long: `Builds an image for the local cloud. "tiny" is a small Linux with ssh, ready in
+seconds; "stead create" builds it by itself when it needs it.`,
+		Example:           "  stead image build tiny",
+		Args:              exactly("NAME"),
+		ValidArgsFunction: cobra.FixedCompletions([]string{localImage}, cobra.ShellCompDirectiveNoFileComp),
+		Annotations:       map[string]string{resumable: "yes"},
+	}, func(ctx context.Context, args []string) error { return a.imageBuild(ctx, args[0]) })
+}
+
+func (a *App) imageBuild(ctx context.Context, name string) error {
+	if name != localImage {
+		return usage("image %q can't be built: the only one is %s", name, localImage)
+	}
+	s, err := a.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	if s.local == nil {
+		return &server.Error{
+			Code: server.KindUnsupported, Op: "build image", Resource: name,
+			Reason: "context " + s.context.Name + " is not the local cloud",
+			Remedy: "stead --context local image build " + name,
+		}
+	}
+	id, err := s.build(ctx, name)
+	if err != nil {
+		return err
+	}
+	built, err := s.servers.ResolveImage(ctx, id, "")
+	s.close()
+	if err != nil {
+		return err
+	}
+	return a.print(built, func(w io.Writer) { writeImages(w, []server.Image{*built}) })
+}
+
+func newImageDurable(a *App) *cobra.Command {
+	var o server.DurableOptions
+	var data []string
+	cmd := &cobra.Command{
+		Use:   "durable AMI|SERVER",
+		Short: "Make an image whose instances keep their disks",
+		Long: `Makes an image from which whatever launches it (the console, Terraform, an
+autoscaling group) gets disks that stay when the instance is terminated. Each
+--data adds a blank data disk.`,
+		Example: `  stead image durable ami-0123456789abcdef0 --name base
+  stead image durable web --data 10 --data 100G:/dev/sdh`,
+		Args:              exactly("AMI|SERVER"),
+		ValidArgsFunction: a.completeServers,
+		Annotations:       map[string]string{resumable: "yes"},
+	}
+	cmd.Flags().StringVar(&o.Name, "name", "", "`NAME` of the new image (default derived)")
+	cmd.Flags().StringArrayVar(&data, "data", nil, "`SIZE[:DEVICE]` of a data disk; may be repeated")
+	return a.command(cmd, func(ctx context.Context, args []string) error {
+		o.Ref = args[0]
+		for _, d := range data {
+			spec, err := parseDataSpec(d)
+			if err != nil {
+				return err
+			}
+			o.Data = append(o.Data, spec)
+		}
+		return a.imageDurable(ctx, o)
+	})
+}
+
+func (a *App) imageDurable(ctx context.Context, o server.DurableOptions) error {
+	s, err := a.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	if err := s.ensureTiny(ctx, o.Ref); err != nil {
+		return err
+	}
+	made, err := s.servers.ImageDurable(ctx, o)
+	s.close()
+	if err != nil {
+		return err
+	}
+	return a.print(made, func(w io.Writer) { writeImages(w, []server.Image{*made}) })
+}
+
+func writeImages(w io.Writer, images []server.Image) {
+	t := table{
+		heading: []string{"IMAGE", "NAME", "ALIAS", "STATE", "ARCH", "DISKS", "DURABLE"},
+		empty:   "no images",
+	}
+	for _, i := range images {
+		sizes := []string{itoa(i.SizeGiB)}
+		for _, d := range i.DataGiB {
+			sizes = append(sizes, itoa(d))
+		}
+		t.add(i.ID, i.Name, i.Alias, i.State, i.Arch, strings.Join(sizes, "+")+" GiB", yesNo(i.Durable))
+	}
+	t.write(w)
+}
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}

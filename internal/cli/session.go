@@ -1,0 +1,162 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ssm"
+
+	"github.com/steadcloud/stead/internal/cli/contexts"
+	"github.com/steadcloud/stead/internal/server"
+)
+
+// session is a verb's connection to the cloud of its context.
+type session struct {
+	context  contexts.Context
+	servers  *server.Manager
+	progress *progress
+	local    *localCloud // nil unless the context is the local one
+}
+
+func (s *session) close() { s.progress.close() }
+
+// open connects to the current context's cloud. The local one is started if
+// it doesn't run.
+func (a *App) open(ctx context.Context) (*session, error) {
+	c, err := a.currentContext()
+	if err != nil {
+		return nil, err
+	}
+	return a.openContext(ctx, c, true)
+}
+
+func (a *App) openContext(ctx context.Context, c contexts.Context, start bool) (*session, error) {
+	s := &session{context: c, progress: a.newProgress()}
+	e := endpoint{context: c}
+	if c.Kind == contexts.KindLocal {
+		var err error
+		if s.local, err = a.openLocal(ctx, s.progress, start); err != nil {
+			s.close()
+			return nil, err
+		}
+		e.local = s.local
+	}
+	cfg, err := e.config(ctx)
+	if err != nil {
+		s.close()
+		return nil, err
+	}
+	s.servers = server.New(server.Config{
+		EC2:    ec2.NewFromConfig(cfg, func(o *ec2.Options) { o.BaseEndpoint = cfg.BaseEndpoint }),
+		SSM:    ssm.NewFromConfig(cfg, func(o *ssm.Options) { o.BaseEndpoint = cfg.BaseEndpoint }),
+		Region: cfg.Region,
+		Local:  s.local != nil,
+		Log:    a.log(),
+		Notify: s.progress.event,
+		Now:    a.Now,
+	})
+	return s, nil
+}
+
+// endpoint says where requests go and who signs them.
+type endpoint struct {
+	context contexts.Context
+	local   *localCloud // of the local context
+	// What a command's own options ask for instead, as ec2reg's may.
+	region, url string
+	keys        aws.CredentialsProvider
+}
+
+// config makes the SDK's configuration. Its BaseEndpoint is to be set on each
+// client too: the SDK would let AWS_ENDPOINT_URL_EC2 and its like go before
+// it, and those variables must not send one context's requests to another.
+func (e endpoint) config(ctx context.Context) (aws.Config, error) {
+	var cfg aws.Config
+	var err error
+	if e.local != nil {
+		cfg = e.local.config()
+	} else if cfg, err = e.load(ctx); err != nil {
+		return aws.Config{}, err
+	}
+	if e.region != "" {
+		cfg.Region = e.region
+	}
+	if e.url != "" {
+		cfg.BaseEndpoint = &e.url
+	}
+	if e.keys != nil {
+		cfg.Credentials = e.keys
+	}
+	if cfg.Region == "" {
+		return aws.Config{}, &server.Error{
+			Code: server.KindUsage, Op: "connect", Resource: "context " + e.context.Name,
+			Reason: "no region is set, neither in the context nor in its AWS profile nor in AWS_REGION",
+			Remedy: "stead context create NAME --region eu-central-1",
+		}
+	}
+	return cfg, nil
+}
+
+// load takes credentials as all AWS tools do. An explicit profile goes before
+// the keys in the environment.
+func (e endpoint) load(ctx context.Context) (aws.Config, error) {
+	var options []func(*config.LoadOptions) error
+	if e.context.Profile != "" {
+		options = append(options, config.WithSharedConfigProfile(e.context.Profile))
+	}
+	region := e.context.Region
+	if e.region != "" {
+		region = e.region
+	}
+	if region != "" {
+		options = append(options, config.WithRegion(region))
+	}
+	cfg, err := config.LoadDefaultConfig(ctx, options...)
+	if err != nil {
+		return aws.Config{}, &server.Error{
+			Code: server.KindAuth, Op: "load AWS configuration of", Resource: "context " + e.context.Name, Err: err,
+			Remedy: "aws configure list",
+		}
+	}
+	cfg.BaseEndpoint = e.baseEndpoint(ctx, cfg)
+	return cfg, nil
+}
+
+// baseEndpoint is the context's own URL, else what the profile's
+// configuration names, else nil for AWS's.
+func (e endpoint) baseEndpoint(ctx context.Context, cfg aws.Config) *string {
+	if e.context.EndpointURL != "" {
+		return &e.context.EndpointURL
+	}
+	for _, source := range cfg.ConfigSources {
+		shared, ok := source.(config.SharedConfig)
+		if !ok {
+			continue
+		}
+		if url, found, err := shared.GetServiceBaseEndpoint(ctx, ec2.ServiceID); err == nil && found {
+			return &url
+		}
+		if shared.BaseEndpoint != "" {
+			return &shared.BaseEndpoint
+		}
+	}
+	return nil
+}
+
+// staticKeys signs with one pair of keys.
+func staticKeys(id, secret, token string) aws.CredentialsProvider {
+	return credentials.NewStaticCredentialsProvider(id, secret, token)
+}
+
+// ec2Client makes a client for the requests that go past the Manager.
+func (e endpoint) ec2Client(ctx context.Context) (*ec2.Client, error) {
+	cfg, err := e.config(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("make EC2 client: %w", err)
+	}
+	return ec2.NewFromConfig(cfg, func(o *ec2.Options) { o.BaseEndpoint = cfg.BaseEndpoint }), nil
+}
