@@ -2,6 +2,7 @@ package cloud
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -27,6 +28,7 @@ type Cloud struct {
 
 	db        *state.DB
 	volumes   *volume.Dir
+	store     snapshot.Store
 	snapshots *snapshot.Engine
 	hyper     hypervisor
 	work      *queue
@@ -68,11 +70,10 @@ func Open(ctx context.Context, o Options, hyper hypervisor) (*Cloud, error) {
 	if c.volumes, err = volume.Open(o.Dir.Volumes(), o.Log); err != nil {
 		return nil, fmt.Errorf("open volumes: %w", err)
 	}
-	store, err := snapshot.OpenDir(o.Dir.Snapshots(), o.Log)
-	if err != nil {
-		return nil, fmt.Errorf("open snapshot store: %w", err)
+	if c.store, err = snapshot.OpenDir(o.Dir.Snapshots(), o.Log); err != nil {
+		return nil, err
 	}
-	c.snapshots = snapshot.New(store, o.Log)
+	c.snapshots = snapshot.New(c.store, o.Log)
 	c.uses = newDiskUses()
 	c.running = &machines{byID: map[string]*machineHandle{}}
 	c.instants = &instants{bySnapshot: map[string]*heldInstant{}}
@@ -89,9 +90,9 @@ func Open(ctx context.Context, o Options, hyper hypervisor) (*Cloud, error) {
 // Cancel Open's context first. Machines are left running.
 func (c *Cloud) Close() error {
 	c.work.wait()
-	c.running.release()
+	err := c.running.release()
 	c.networks.close()
-	return c.db.Close()
+	return errors.Join(err, c.store.Close(), c.db.Close())
 }
 
 // credential is the sigv4.Lookup of the one pair of keys that the cloud has.

@@ -119,7 +119,7 @@ func newHypervisor(cfg Config) hypervisor {
 	accel, note := machine.Accel(cfg.Accel), ""
 	if accel == "" || accel == machine.AccelAuto {
 		accel = machine.AccelAuto
-		if err := machine.Probe(time.Second); err != nil {
+		if err := machine.Probe(kvmLimit); err != nil {
 			accel, note = machine.AccelTCG, "KVM cannot be used ("+err.Error()+"): machines are emulated, several times slower"
 		}
 	}

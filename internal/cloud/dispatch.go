@@ -94,8 +94,7 @@ func (c *Cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	id, err := sigv4.Verify(r, body, c.now(), c.credential)
 	if err != nil {
-		proto := guessProtocol(r)
-		c.answerFault(w, proto, requestID, asAPIError(err))
+		c.answerFault(w, guessProtocol(r, err), requestID, asAPIError(err))
 		return
 	}
 	c.serve(w, r, body, requestID, id)
@@ -104,7 +103,7 @@ func (c *Cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (c *Cloud) serve(w http.ResponseWriter, r *http.Request, body []byte, requestID string, id sigv4.Identity) {
 	proto, actions, err := c.service(id.Service)
 	if err != nil {
-		c.answerFault(w, guessProtocol(r), requestID, asAPIError(err))
+		c.answerFault(w, guessProtocol(r, err), requestID, asAPIError(err))
 		return
 	}
 	scope := state.Scope{Account: id.Account, Region: id.Region}
@@ -161,11 +160,15 @@ func (c *Cloud) service(name string) (protocol, map[string]action, error) {
 	return nil, nil, fail("UnknownService", "The service '%s' is not served here; ec2, sts and ssm are.", name)
 }
 
-// guessProtocol picks the shape of an error for a request whose signature,
-// which would name the service, was refused.
-func guessProtocol(r *http.Request) protocol {
+// guessProtocol picks the shape of an error for a request that was refused
+// before its service was known, or for a service that is not served.
+func guessProtocol(r *http.Request, err error) protocol {
 	if _, _, ok := awsproto.JSONTarget(r.Header); ok {
 		return ssmProtocol{}
+	}
+	var sig *sigv4.Error
+	if errors.As(err, &sig) && sig.Service == "sts" {
+		return stsProtocol{}
 	}
 	return ec2Protocol{}
 }

@@ -88,9 +88,10 @@ func paramError(p *ec2query.ParamError) *apiError {
 }
 
 func signatureError(e *sigv4.Error) *apiError {
-	status := http.StatusUnauthorized
-	if e.Kind == sigv4.Malformed || e.Kind == sigv4.Missing {
-		status = http.StatusForbidden
+	code, status := e.Code(e.Service)
+	msg := e.Message
+	if code == "AuthFailure" {
+		msg = "AWS was not able to validate the provided access credentials: " + msg
 	}
-	return &apiError{Code: e.EC2Code(), Message: e.Message, Status: status, cause: e}
+	return &apiError{Code: code, Message: msg, Status: status, cause: e}
 }

@@ -30,7 +30,10 @@ type vm interface {
 	Events() <-chan machine.Event
 	Shutdown(ctx context.Context, grace time.Duration) error
 	Kill(ctx context.Context) error
-	Reset(ctx context.Context) error
+	// Reboot restarts the guest, gently if it can be within the grace.
+	Reboot(ctx context.Context, grace time.Duration) error
+	// Release lets go of the machine, which runs on.
+	Release() error
 	Continue(ctx context.Context) error
 	Attach(ctx context.Context, d machine.Disk) error
 	Detach(ctx context.Context, volumeID string, timeout time.Duration) error
@@ -148,7 +151,8 @@ func (s *shadow) Kill(context.Context) error {
 	}
 	return nil
 }
-func (*shadow) Reset(context.Context) error                         { return nil }
+func (*shadow) Reboot(context.Context, time.Duration) error         { return nil }
+func (*shadow) Release() error                                      { return nil }
 func (*shadow) Continue(context.Context) error                      { return nil }
 func (*shadow) Attach(context.Context, machine.Disk) error          { return nil }
 func (*shadow) Detach(context.Context, string, time.Duration) error { return nil }

@@ -70,18 +70,7 @@ func (c *Cloud) examine(ctx context.Context, inst *state.Instance, h *machineHan
 		}
 		return nil, nil
 	case st.State == machine.GuestShutdown || st.State == machine.Failed:
-		if h.reading() {
-			c.work.later(jobOf(inst), 200*time.Millisecond)
-			return h, nil
-		}
-		if err := c.guestStopped(inst); err != nil {
-			return h, err
-		}
-		if err := h.vm.Kill(ctx); err != nil {
-			return h, err
-		}
-		c.buried(inst)
-		return nil, nil
+		return h, c.guestStopped(inst)
 	case st.State == machine.Paused && st.IOError != nil && st.IOError.NoSpace:
 		return h, c.resumeWhenRoom(ctx, inst, h, st.IOError)
 	}
@@ -299,7 +288,7 @@ func (c *Cloud) tend(ctx context.Context, inst *state.Instance, h *machineHandle
 		return c.rest(ctx, inst, h)
 	}
 	if inst.RebootsAsked > inst.RebootsDone {
-		if err := h.vm.Reset(ctx); err != nil {
+		if err := h.vm.Reboot(ctx, shutdownGrace); err != nil {
 			return fmt.Errorf("reboot %s: %w", inst.ID, err)
 		}
 		return amend(c, jobOf(inst), func(_ *state.Tx, i *state.Instance) error {
@@ -425,7 +414,7 @@ func (c *Cloud) restForImage(inst *state.Instance) error {
 
 // halt brings an instance to rest.
 func (c *Cloud) halt(ctx context.Context, inst *state.Instance, h *machineHandle) error {
-	if done, err := c.endMachine(ctx, inst, h); !done || err != nil {
+	if err := c.endMachine(ctx, inst, h); err != nil {
 		return err
 	}
 	if inst.ImagePending != "" {
@@ -461,27 +450,24 @@ func (c *Cloud) halt(ctx context.Context, inst *state.Instance, h *machineHandle
 	})
 }
 
-// endMachine ends an instance's machine, gently unless it was forced; done is
-// false while a snapshot is still being read from it.
-func (c *Cloud) endMachine(ctx context.Context, inst *state.Instance, h *machineHandle) (done bool, err error) {
+// endMachine ends an instance's machine, gently unless it was forced: then a
+// snapshot that is still being read from it is read to its end.
+func (c *Cloud) endMachine(ctx context.Context, inst *state.Instance, h *machineHandle) error {
 	if h == nil {
 		c.unplugNetwork(inst)
-		return true, nil
+		return nil
 	}
-	if h.reading() && !inst.Force {
-		c.work.later(jobOf(inst), 200*time.Millisecond)
-		return false, nil
-	}
+	var err error
 	if inst.Force {
 		err = h.vm.Kill(ctx)
 	} else {
 		err = h.vm.Shutdown(ctx, shutdownGrace)
 	}
 	if err != nil {
-		return false, fmt.Errorf("stop %s: %w", inst.ID, err)
+		return fmt.Errorf("stop %s: %w", inst.ID, err)
 	}
 	c.buried(inst)
-	return true, nil
+	return nil
 }
 
 // terminate ends an instance for good: its volumes are let go, each kept or
@@ -490,7 +476,7 @@ func (c *Cloud) terminate(ctx context.Context, inst *state.Instance, h *machineH
 	if inst.State == state.Terminated {
 		return c.forget(inst)
 	}
-	if done, err := c.endMachine(ctx, inst, h); !done || err != nil {
+	if err := c.endMachine(ctx, inst, h); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(c.dir.Machine(inst.ID)); err != nil {
@@ -540,10 +526,4 @@ func (c *Cloud) forget(inst *state.Instance) error {
 		return nil
 	}
 	return c.db.Update(func(tx *state.Tx) error { return state.Delete(tx, inst) })
-}
-
-func (h *machineHandle) reading() bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return len(h.claimed) > 0
 }

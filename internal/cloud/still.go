@@ -2,6 +2,7 @@ package cloud
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -268,9 +269,14 @@ func (m *machines) remove(id string) {
 	delete(m.byID, id)
 }
 
-// release forgets the machines; their processes live on.
-func (m *machines) release() {
+// release lets go of the machines; their processes live on.
+func (m *machines) release() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.byID = map[string]*machineHandle{}
+	var errs []error
+	for id, h := range m.byID {
+		errs = append(errs, h.vm.Release())
+		delete(m.byID, id)
+	}
+	return errors.Join(errs...)
 }

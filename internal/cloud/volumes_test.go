@@ -32,7 +32,9 @@ func makeVolume(t *testing.T, client *ec2.Client, in *ec2.CreateVolumeInput) str
 	if out.State != types.VolumeStateCreating {
 		t.Errorf("a new volume is %s", out.State)
 	}
-	w := ec2.NewVolumeAvailableWaiter(client, func(o *ec2.VolumeAvailableWaiterOptions) { o.MinDelay, o.MaxDelay = time.Millisecond, 10*time.Millisecond })
+	w := ec2.NewVolumeAvailableWaiter(client, func(o *ec2.VolumeAvailableWaiterOptions) {
+		o.MinDelay, o.MaxDelay = time.Millisecond, 10*time.Millisecond
+	})
 	if err := w.Wait(ctx, &ec2.DescribeVolumesInput{VolumeIds: []string{*out.VolumeId}}, 10*time.Second); err != nil {
 		t.Fatal(err)
 	}
