@@ -1,8 +1,6 @@
 # make help tells the targets.
 
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS := -s -w -X main.version=$(VERSION)
-TOOLS   := $(CURDIR)/bin/tools
+TOOLS := $(CURDIR)/bin/tools
 
 # Pinned: a new version is taken on purpose.
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.12.2
@@ -14,8 +12,9 @@ VULN     := golang.org/x/vuln/cmd/govulncheck@latest
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
 
+# The version is the one that Go takes from git.
 build: ## Build bin/stead, a static binary
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/stead ./cmd/stead
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/stead ./cmd/stead
 
 demo: ## Show the whole recipe on real machines (sets up what is missing)
 	scripts/setup demo

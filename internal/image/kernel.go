@@ -124,7 +124,7 @@ func (b *builder) fetchKernel(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(tmp) //nolint:errcheck // a left-over is harmless
+	defer os.RemoveAll(tmp)
 	b.log.InfoContext(ctx, "fetch kernel package", "package", pkg)
 	args := []string{"download", pkg}
 	if os.Geteuid() == 0 {

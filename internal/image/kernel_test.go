@@ -127,25 +127,25 @@ func FuzzBzPayload(f *testing.F) {
 	})
 }
 
-func FuzzHasNote(f *testing.F) {
+func FuzzHasPVHNote(f *testing.F) {
 	note := []byte("\x04\x00\x00\x00\x08\x00\x00\x00\x12\x00\x00\x00Xen\x00\x00\x00\x00\x01\x00\x00\x00\x00")
 	f.Add(note)
 	f.Add(append([]byte("\x01\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00L\x00\x00\x00"), note...))
 	f.Add([]byte("\xff\xff\xff\xff\xff\xff\xff\xff\x12\x00\x00\x00"))
 	f.Fuzz(func(t *testing.T, notes []byte) {
-		if hasNote(notes, "Xen", xenPhys32Entry) && !bytes.Contains(notes, []byte("Xen")) {
+		if hasPVHNote(notes) && !bytes.Contains(notes, []byte("Xen")) {
 			t.Error("a note that isn't there was found")
 		}
 	})
 }
 
-func TestHasNote(t *testing.T) {
+func TestHasPVHNote(t *testing.T) {
 	note := []byte("\x04\x00\x00\x00\x08\x00\x00\x00\x12\x00\x00\x00Xen\x00\x00\x00\x00\x01\x00\x00\x00\x00")
 	other := []byte("\x02\x00\x00\x00\x01\x00\x00\x00\x12\x00\x00\x00L\x00\x00\x00x\x00\x00\x00")
-	if !hasNote(append(other, note...), "Xen", xenPhys32Entry) {
+	if !hasPVHNote(append(other, note...)) {
 		t.Error("the second note isn't found")
 	}
-	if hasNote(other, "Xen", xenPhys32Entry) || hasNote(note[:14], "Xen", xenPhys32Entry) {
+	if hasPVHNote(other) || hasPVHNote(note[:14]) {
 		t.Error("found a note that isn't there")
 	}
 }

@@ -47,7 +47,7 @@ func dynamicLinks(path string) (interp string, needed []string, err error) {
 	if err != nil {
 		return "", nil, err
 	}
-	defer f.Close() //nolint:errcheck // read only
+	defer f.Close()
 	for _, p := range f.Progs {
 		if p.Type == elf.PT_INTERP {
 			data, err := io.ReadAll(io.LimitReader(p.Open(), 4096))

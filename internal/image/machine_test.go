@@ -87,7 +87,7 @@ func boot(t *testing.T, tiny *Tiny, signer ssh.Signer, metadata *metadataServer,
 	if err != nil {
 		lacking(t, "qemu-system-x86_64 is not installed: apt-get install qemu-system-x86")
 	}
-	dir, err := os.MkdirTemp("", "tiny") // short: the path of a socket
+	dir, err := os.MkdirTemp("", "tiny") //nolint:usetesting // a socket needs a short path
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +139,7 @@ func freeAddress(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close() //nolint:errcheck // a test's listener
+	defer l.Close()
 	return l.Addr().String()
 }
 
@@ -288,7 +288,7 @@ func runOver(client *ssh.Client, command string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer session.Close() //nolint:errcheck // ended by the command
+	defer session.Close()
 	out, err := session.CombinedOutput(command)
 	return strings.TrimSpace(string(out)), err
 }

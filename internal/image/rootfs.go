@@ -91,7 +91,7 @@ func readTool(t tool) ([]byte, error) {
 
 // stageRoot lays out the guest's root file system in a folder.
 func (b *builder) stageRoot(ctx context.Context, dir string) error {
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // the guest's /
+	if err := os.Chmod(dir, 0o755); err != nil {
 		return err
 	}
 	for name, mode := range guestFolders() {
@@ -120,7 +120,7 @@ func guestFolders() map[string]fs.FileMode {
 
 // makeFolder makes a folder with just the mode given, whatever the umask.
 func makeFolder(path string, mode fs.FileMode) error {
-	if err := os.MkdirAll(path, 0o755); err != nil { //nolint:gosec // goes into the guest
+	if err := os.MkdirAll(path, 0o755); err != nil {
 		return err
 	}
 	return os.Chmod(path, mode)
@@ -198,7 +198,7 @@ func copyProgram(from, to string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil { //nolint:gosec // goes into the guest
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 		return err
 	}
 	return writeMode(to, data, 0o755)

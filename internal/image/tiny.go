@@ -114,7 +114,7 @@ func newBuilder(opts TinyOptions) (*builder, error) {
 
 func (b *builder) build(ctx context.Context) (*Tiny, error) {
 	for _, dir := range []string{b.opts.Dir, b.cache} {
-		if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // nothing secret in an image
+		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return nil, err
 		}
 	}
@@ -122,7 +122,7 @@ func (b *builder) build(ctx context.Context) (*Tiny, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(tmp) //nolint:errcheck // a left-over is harmless
+	defer os.RemoveAll(tmp)
 
 	b.step("find a kernel")
 	k, err := b.findKernel(ctx)
@@ -182,7 +182,7 @@ func (b *builder) buildBoot(ctx context.Context, k kernel, dir string) error {
 func (b *builder) buildRoot(ctx context.Context, dir string) error {
 	b.step("root disk")
 	stage := filepath.Join(dir, "root")
-	if err := os.Mkdir(stage, 0o755); err != nil { //nolint:gosec // the guest's /
+	if err := os.Mkdir(stage, 0o755); err != nil {
 		return err
 	}
 	if err := b.stageRoot(ctx, stage); err != nil {

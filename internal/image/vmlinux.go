@@ -146,18 +146,21 @@ func checkPVH(vmlinux []byte) error {
 		if err != nil {
 			return fmt.Errorf("read notes of unpacked kernel: %w", err)
 		}
-		if hasNote(notes, "Xen", xenPhys32Entry) {
+		if hasPVHNote(notes) {
 			return nil
 		}
 	}
 	return errNotPVH
 }
 
-// xenPhys32Entry is the type of the note with the PVH entry point.
-const xenPhys32Entry = 18
+// The owner and type of the note with the PVH entry point.
+const (
+	pvhNoteOwner = "Xen"
+	pvhNoteType  = 18
+)
 
-// hasNote looks for a note by owner and type in an ELF note segment.
-func hasNote(notes []byte, owner string, kind uint32) bool {
+// hasPVHNote looks for the PVH entry point in an ELF note segment.
+func hasPVHNote(notes []byte) bool {
 	le := binary.LittleEndian
 	for len(notes) >= 12 {
 		nameSize, descSize := int64(le.Uint32(notes)), int64(le.Uint32(notes[4:]))
@@ -166,7 +169,7 @@ func hasNote(notes []byte, owner string, kind uint32) bool {
 			return false
 		}
 		name := string(bytes.TrimRight(notes[12:12+nameSize], "\x00"))
-		if name == owner && le.Uint32(notes[8:]) == kind {
+		if name == pvhNoteOwner && le.Uint32(notes[8:]) == pvhNoteType {
 			return true
 		}
 		if next > int64(len(notes)) {
