@@ -428,6 +428,43 @@ func TestStuckMachine(t *testing.T) {
 		return s.Overflow > 100
 	})
 	checkEcho(t, a, "172.31.0.11:80")
+	// Once it counts as stuck nobody waits for it: not 20 ms for each frame.
+	s, _ := n.Stats(stuck.Port.ID)
+	const more = 500
+	start := time.Now()
+	for range more {
+		a.send(frame)
+	}
+	eventually(t, "more frames to be dropped", func() bool {
+		now, _ := n.Stats(stuck.Port.ID)
+		return now.Overflow >= s.Overflow+more
+	})
+	if took := time.Since(start); took > more*fullWait/4 {
+		t.Errorf("%d frames to a stuck machine held their sender up for %v", more, took)
+	}
+}
+
+// An address that changes hands doesn't bring the earlier machine's flows along.
+func TestFlowsEndWithTheirMachine(t *testing.T) {
+	n := newNetwork(t, testConfig())
+	a := newMachine(t, n, "172.31.0.10")
+	b := newMachine(t, n, "172.31.16.11", Rule{Protocol: "udp", FromPort: 9, ToPort: 9, Sources: prefixes("172.31.0.10/32")})
+	frames := b.tap()
+	frame := udpFrame(a.hw(), gatewayMAC, netip.MustParseAddrPort("172.31.0.10:9"), netip.MustParseAddrPort("172.31.16.11:9"), []byte("x"))
+	a.send(frame)
+	select {
+	case f := <-frames:
+		if mac(f[:6]) != b.hw() || mac(f[6:12]) != gatewayMAC {
+			t.Errorf("a frame from another subnet comes from %x to %x, not from the gateway", f[6:12], f[:6])
+		}
+	case <-time.After(patience):
+		t.Fatal("an allowed frame was dropped")
+	}
+	n.Detach(b.Port.ID)
+	b.Port.ID, b.Port.Rules = "i-next", nil
+	b.attach(n)
+	a.send(frame)
+	eventually(t, "the frame to be denied", func() bool { s, _ := n.Stats("i-next"); return s.Denied == 1 })
 }
 
 func TestAttachRefuses(t *testing.T) {
