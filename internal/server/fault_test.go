@@ -135,7 +135,7 @@ func everyStep(t *testing.T, k *killer, prepare func(at int), run func(ctx conte
 
 // faultOptions is a server with one data disk.
 func (b *bench) faultOptions() server.CreateOptions {
-	return server.CreateOptions{Name: "web", Image: b.imageID, Type: "t3.micro", Data: []int{1}, Key: []byte(publicKey)}
+	return server.CreateOptions{Name: "web", Image: publicImage, Type: "t3.micro", Data: []int{1}, Key: []byte(publicKey)}
 }
 
 // whole checks that the region has the server, with all its parts, and nothing
@@ -178,9 +178,10 @@ func (b *bench) clear(m *server.Manager) {
 		b.deleteVolume(id)
 	}
 	b.releaseAddresses()
+	b.deleteAccess()
 }
 
-func TestCreateKilledAtEveryCall(t *testing.T) {
+func TestMachineCreateKilledAtEveryCall(t *testing.T) {
 	k := &killer{}
 	b := newBench(t, k)
 	m := b.manager(b.client)
@@ -190,7 +191,7 @@ func TestCreateKilledAtEveryCall(t *testing.T) {
 		func(int) { b.whole(m, 2) })
 }
 
-func TestTerminateKilledAtEveryCall(t *testing.T) {
+func TestMachineTerminateKilledAtEveryCall(t *testing.T) {
 	k := &killer{}
 	b := newBench(t, k)
 	m := b.manager(b.client)
@@ -214,7 +215,7 @@ func TestTerminateKilledAtEveryCall(t *testing.T) {
 		})
 }
 
-func TestSwapKilledAtEveryCall(t *testing.T) {
+func TestMachineSwapKilledAtEveryCall(t *testing.T) {
 	k := &killer{}
 	b := newBench(t, k)
 	m := b.manager(b.client)
@@ -234,7 +235,7 @@ func TestSwapKilledAtEveryCall(t *testing.T) {
 		})
 }
 
-func TestSnapshotRescueKilledAtEveryCall(t *testing.T) {
+func TestMachineSnapshotRescueKilledAtEveryCall(t *testing.T) {
 	k := &killer{}
 	b := newBench(t, k)
 	m := b.manager(b.client)
@@ -256,7 +257,7 @@ func TestSnapshotRescueKilledAtEveryCall(t *testing.T) {
 }
 
 func TestThrottled(t *testing.T) {
-	k := &killer{throttle: 4}
+	k := &killer{throttle: 12}
 	b := newBench(t, k)
 	m := b.manager(b.client)
 	if _, err := m.Create(t.Context(), b.faultOptions()); err != nil {

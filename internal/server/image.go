@@ -132,7 +132,10 @@ func (m *Manager) resolveAlias(ctx context.Context, a *alias, arch string) (*typ
 	if m.ssm != nil {
 		out, err := m.ssm.GetParameter(ctx, &ssm.GetParameterInput{Name: aws.String(a.parameter[arch])})
 		if err == nil && out.Parameter != nil {
-			return m.imageByID(ctx, aws.ToString(out.Parameter.Value))
+			i, err := m.imageByID(ctx, aws.ToString(out.Parameter.Value))
+			if KindOf(err) != KindNotFound {
+				return i, err
+			}
 		}
 		if kind := KindOf(err); err != nil && kind != KindNotFound && kind != KindUnsupported && kind != KindAuth && kind != KindFailed {
 			return nil, err

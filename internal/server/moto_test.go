@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -84,8 +85,13 @@ func runMoto() (string, func(), error) {
 	if err := l.Close(); err != nil {
 		return "", nil, err
 	}
+	// A few images: moto's own thousand make each listing slow.
+	amis, err := filepath.Abs("testdata/moto_amis.json")
+	if err != nil {
+		return "", nil, err
+	}
 	cmd := exec.Command(path, "-H", "127.0.0.1", "-p", fmt.Sprint(addr.Port))
-	cmd.Env = append(os.Environ(), "MOTO_EC2_LOAD_DEFAULT_AMIS=true")
+	cmd.Env = append(os.Environ(), "MOTO_AMIS_PATH="+amis)
 	var log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {
@@ -112,18 +118,19 @@ func runMoto() (string, func(), error) {
 	return "", nil, errors.New("moto_server didn't answer within a minute")
 }
 
+// publicImage is one of testdata/moto_amis.json, whose root is /dev/xvda.
+const publicImage = "ami-0a00000000000001"
+
 // bench is one test's view of the endpoint.
 type bench struct {
 	t      *testing.T
 	client *ec2.Client
 	ssm    *ssm.Client
 	region string
-	// imageID is one of moto's own, with an EBS root.
-	imageID string
-	sshd    net.Addr
-	url     string
-	events  []server.Event
-	mu      sync.Mutex
+	sshd   net.Addr
+	url    string
+	events []server.Event
+	mu     sync.Mutex
 }
 
 // newBench gives a test a region that nothing has used. rt is put between
@@ -147,7 +154,6 @@ func newBench(t *testing.T, rt http.RoundTripper) *bench {
 		ssm: ssm.New(ssm.Options{Region: region, BaseEndpoint: &url, Credentials: creds}),
 	}
 	b.client = b.through(rt)
-	b.imageID = b.image()
 	return b
 }
 
@@ -194,25 +200,6 @@ func (b *bench) manager(api server.EC2) *server.Manager {
 			return (&net.Dialer{}).DialContext(ctx, network, b.sshd.String())
 		},
 	})
-}
-
-// image finds an image of moto's own with an EBS root.
-func (b *bench) image() string {
-	b.t.Helper()
-	out, err := b.client.DescribeImages(b.t.Context(), &ec2.DescribeImagesInput{
-		Owners:  []string{"amazon"},
-		Filters: []types.Filter{{Name: aws.String("architecture"), Values: []string{"x86_64"}}},
-	})
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	for _, i := range out.Images {
-		if strings.HasPrefix(aws.ToString(i.Name), "amzn") && aws.ToString(i.RootDeviceName) != "" {
-			return aws.ToString(i.ImageId)
-		}
-	}
-	b.t.Fatal("moto has no image for the test")
-	return ""
 }
 
 // inventory is everything in the region that a user pays for or trips over.
@@ -290,6 +277,26 @@ func (b *bench) releaseAddresses() {
 	b.t.Helper()
 	for _, a := range b.inventory().addresses {
 		_, err := b.client.ReleaseAddress(context.Background(), &ec2.ReleaseAddressInput{AllocationId: a.AllocationId})
+		b.check(err)
+	}
+}
+
+// deleteAccess deletes the security groups and key pairs that servers leave.
+func (b *bench) deleteAccess() {
+	b.t.Helper()
+	ctx := context.Background()
+	groups, err := b.client.DescribeSecurityGroups(ctx, &ec2.DescribeSecurityGroupsInput{})
+	b.check(err)
+	for _, g := range groups.SecurityGroups {
+		if strings.HasPrefix(aws.ToString(g.GroupName), "stead-") {
+			_, err := b.client.DeleteSecurityGroup(ctx, &ec2.DeleteSecurityGroupInput{GroupId: g.GroupId})
+			b.check(err)
+		}
+	}
+	keys, err := b.client.DescribeKeyPairs(ctx, &ec2.DescribeKeyPairsInput{})
+	b.check(err)
+	for _, k := range keys.KeyPairs {
+		_, err := b.client.DeleteKeyPair(ctx, &ec2.DeleteKeyPairInput{KeyName: k.KeyName})
 		b.check(err)
 	}
 }

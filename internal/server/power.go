@@ -2,11 +2,16 @@ package server
 
 import (
 	"context"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 )
+
+// rebootSilence is how long a guest may take to end its ssh after it was told
+// to reboot.
+const rebootSilence = 20 * time.Second
 
 // machine observes a server that must have an instance of its own.
 func (m *Manager) machine(ctx context.Context, op, name string) (*world, error) {
@@ -144,5 +149,22 @@ func (m *Manager) Reboot(ctx context.Context, name string, wait WaitFor) (*Serve
 	}); err != nil {
 		return nil, wrap("reboot", "server "+name, err)
 	}
+	if wait == WaitSSH || wait == "" {
+		m.awaitSilence(ctx, m.view(w))
+	}
 	return m.ready(ctx, "reboot", name, id, wait)
+}
+
+// awaitSilence waits until ssh stops answering, so that a reboot isn't taken
+// to be over before it began. The API shows a rebooting instance as running
+// throughout, so a guest that reboots between two looks can't be seen: the
+// wait is short and its end is no error.
+func (m *Manager) awaitSilence(ctx context.Context, s *Server) {
+	if s.SSH.Host == "" || !opens(s.Open, sshPort) {
+		return
+	}
+	err := m.poll(ctx, rebootSilence, "ssh to stop", "server "+s.Name, func(ctx context.Context) (bool, error) {
+		return !m.sshAnswers(ctx, s.SSH), nil
+	})
+	m.log.Debug("reboot seen to begin", "server", s.Name, "err", err)
 }

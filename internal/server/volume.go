@@ -329,12 +329,13 @@ func (m *Manager) waitReleased(ctx context.Context, id, holder string) error {
 	return err
 }
 
-// detach unplugs a volume; it needn't be plugged in. The instance and device
-// are named: some endpoints want them.
+// detach unplugs a volume; it needn't be plugged in, as another process may be
+// doing the same. The instance and device are named: some endpoints want them.
 func (m *Manager) detach(ctx context.Context, id, instanceID, device string) error {
 	_, err := m.ec2.DetachVolume(ctx, &ec2.DetachVolumeInput{VolumeId: &id, InstanceId: &instanceID, Device: &device})
-	if apiCode(err) == "IncorrectState" {
-		return nil // it is available already
+	switch apiCode(err) {
+	case "IncorrectState", "InvalidAttachment.NotFound":
+		return nil // it is available already; the caller waits and sees
 	}
 	return wrap("detach", "volume "+id, err)
 }
