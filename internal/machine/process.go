@@ -111,19 +111,16 @@ func (p *process) kill(ctx context.Context) error {
 	var sent error
 	raw, err := p.pidfd.SyscallConn()
 	if err == nil {
-		err = raw.Control(func(fd uintptr) {
+		// This fails alone when supervise has closed the pidfd: the process is
+		// gone, and done about to be closed.
+		_ = raw.Control(func(fd uintptr) {
 			sent = unix.PidfdSendSignal(int(fd), unix.SIGKILL, nil, 0)
 		})
 	}
-	if err := errors.Join(err, sent); err != nil && !p.ending(err) {
-		return fmt.Errorf("kill process %d: %w", p.pid, err)
+	if sent != nil && !errors.Is(sent, unix.ESRCH) {
+		return fmt.Errorf("kill process %d: %w", p.pid, sent)
 	}
 	return p.wait(ctx)
-}
-
-// ending holds when a signal failed because the process was gone already.
-func (p *process) ending(err error) bool {
-	return errors.Is(err, unix.ESRCH) || errors.Is(err, os.ErrClosed)
 }
 
 func (p *process) wait(ctx context.Context) error {

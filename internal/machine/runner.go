@@ -113,11 +113,14 @@ func (r *Runner) start(ctx context.Context, spec Spec) (*Machine, error) {
 	if err == nil || wanted != AccelAuto || accel != AccelKVM || ctx.Err() != nil || errors.Is(err, ErrRunning) {
 		return m, r.abandon(m, err)
 	}
-	if err := r.abandon(m, err); err != nil {
-		r.distrust(err)
-	}
+	err = r.abandon(m, err)
 	r.log.Warn("machine failed under KVM; starting it once more under TCG, which is slower", "machine", spec.ID, "error", err)
-	return r.launch(ctx, spec, AccelTCG)
+	m, terr := r.launch(ctx, spec, AccelTCG)
+	if terr != nil {
+		return nil, terr // not KVM's fault
+	}
+	r.distrust(err)
+	return m, nil
 }
 
 // abandon kills a machine that came to nothing, and passes on why.
