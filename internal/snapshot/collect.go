@@ -35,7 +35,9 @@ func (e *Engine) Collect(ctx context.Context) (freed int64, err error) {
 		freed += n
 		return err
 	})
-	e.log.Info("collected snapshot blocks", "freed_bytes", freed)
+	if err == nil {
+		e.log.Info("collected snapshot blocks", "freed_bytes", freed)
+	}
 	return freed, err
 }
 

@@ -141,18 +141,24 @@ func killOnce(t *testing.T, path string, made map[uint64]bool) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	// At a random moment of the work on some snapshot, however fast that is.
+	first, after := time.Now(), 1+rand.IntN(4)
 	lines := bufio.NewScanner(stdout)
 	for lines.Scan() {
 		what, arg, _ := strings.Cut(lines.Text(), " ")
 		seed, _ := strconv.ParseUint(arg, 10, 64)
 		switch what {
 		case "ready":
-			// The moment is random, not a wait for something.
-			time.AfterFunc(rand.N(250*time.Millisecond), func() { _ = cmd.Process.Kill() })
+			first = time.Now()
 		case "made":
 			made[seed] = true
 		case "deleting":
 			delete(made, seed)
+			continue
+		}
+		if after--; after == 0 {
+			cycle := max(time.Since(first), 20*time.Millisecond)
+			time.AfterFunc(rand.N(cycle), func() { _ = cmd.Process.Kill() })
 		}
 	}
 	if err := cmd.Wait(); err == nil || stderr.Len() > 0 {

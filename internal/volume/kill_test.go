@@ -17,7 +17,7 @@ import (
 
 const (
 	childEnv  = "STEAD_VOLUME_TEST_CHILD"
-	childSize = 8 << 20
+	childSize = 2 << 20
 )
 
 func TestMain(m *testing.M) {
@@ -74,7 +74,11 @@ func TestKill(t *testing.T) {
 	if n, err := strconv.Atoi(os.Getenv("STEAD_KILLS")); err == nil {
 		kills = n
 	}
-	path := t.TempDir()
+	path, err := os.MkdirTemp("/dev/shm", "stead-volume-") // many syncs: in memory if possible
+	if err != nil {
+		path = t.TempDir()
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(path) })
 	made := make(map[string]bool)
 	for range kills {
 		killOnce(t, path, made)
@@ -125,7 +129,7 @@ func killOnce(t *testing.T, path string, made map[string]bool) {
 			continue
 		}
 		// The moment is random, not a wait for something.
-		time.AfterFunc(rand.N(150*time.Millisecond), func() { _ = cmd.Process.Kill() })
+		time.AfterFunc(rand.N(100*time.Millisecond), func() { _ = cmd.Process.Kill() })
 	}
 	if err := cmd.Wait(); err == nil || stderr.Len() > 0 {
 		t.Fatalf("child ended by itself: %v\n%s", err, &stderr)
