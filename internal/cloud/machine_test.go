@@ -205,7 +205,7 @@ func (r *rig) sh(id, command string) string {
 		}
 		var err error
 		client, err = ssh.Dial("tcp", net.JoinHostPort(aws.ToString(i.PublicIpAddress), port), &ssh.ClientConfig{
-			User: "root", Auth: []ssh.AuthMethod{ssh.PublicKeys(r.signer)}, HostKeyCallback: ssh.InsecureIgnoreHostKey(), HostKeyAlgorithms: []string{"ssh-ed25519"}, Timeout: 5 * time.Second,
+			User: "root", Auth: []ssh.AuthMethod{ssh.PublicKeys(r.signer)}, HostKeyCallback: ssh.InsecureIgnoreHostKey(), Timeout: 5 * time.Second,
 		})
 		return err == nil
 	})
@@ -214,12 +214,11 @@ func (r *rig) sh(id, command string) string {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	var out bytes.Buffer
-	session.Stdout, session.Stderr = &out, &out
-	if err := session.Run(command); err != nil {
-		r.t.Fatalf("%s: %v\n%s", command, err, out.String())
+	out, err := session.CombinedOutput(command)
+	if err != nil {
+		r.t.Fatalf("%s: %v\n%s", command, err, out)
 	}
-	return strings.TrimSpace(out.String())
+	return strings.TrimSpace(string(out))
 }
 
 // TestMachineSeed is the seed's recipe: an image that deletes nothing, an
@@ -237,6 +236,8 @@ func TestMachineSeed(t *testing.T) {
 	t.Logf("run to ssh: %v", time.Since(start))
 	t.Log(r.sh(id, "cat /proc/mounts /etc/fstab; ls -l /dev/sd* /dev/disk/by-id; df"))
 	r.sh(id, "echo root > /root/kept && echo data > /data/kept && sync")
+	identity := "cat /etc/hostname /etc/dropbear/*.pub"
+	was := r.sh(id, identity)
 
 	before := time.Now()
 	r.reopen()
@@ -277,6 +278,9 @@ func TestMachineSeed(t *testing.T) {
 	again := r.run(&ec2.RunInstancesInput{ImageId: rescue.ImageId})
 	if got := r.sh(again, "cat /root/kept /data/kept"); got != "root\ndata" {
 		t.Errorf("the new instance reads %q", got)
+	}
+	if is := r.sh(again, identity); is != was {
+		t.Errorf("host name and keys were\n%s\nand are\n%s", was, is)
 	}
 	console, err := r.client.GetConsoleOutput(ctx, &ec2.GetConsoleOutputInput{InstanceId: &again})
 	if err != nil {
