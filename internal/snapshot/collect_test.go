@@ -16,15 +16,15 @@ import (
 // TestDeleteInAnyOrder makes snapshots of a volume that changes, deletes them
 // at random, collecting now and then, and wants the others to stay as they are.
 func TestDeleteInAnyOrder(t *testing.T) {
-	for seed := range uint64(8) {
+	for seed := range uint64(4) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, 7))
 			path := scratch(t)
 			store := openStore(t, path)
 			e := engine(store)
-			volume := data(t, 5<<20+4321, seed)
+			volume := data(t, 3<<20+4321, seed)
 			kept := make(map[string]memory)
-			for i := range 30 {
+			for i := range 24 {
 				switch id := fmt.Sprintf("snap-%02d", i); {
 				case len(kept) < 3 || rng.IntN(3) > 0:
 					snap(t, store, id, volume)
@@ -100,7 +100,7 @@ func TestCollectRacesCreate(t *testing.T) {
 	})
 	for maker := range 3 {
 		makers.Go(func() {
-			for i := range 25 {
+			for i := range 15 {
 				id := fmt.Sprintf("snap-%d-%d", maker, i)
 				volume := volumes[i%len(volumes)]
 				if _, err := e.Create(t.Context(), id, volume, nil); err != nil {
@@ -133,7 +133,7 @@ func TestCollectRacesCreate(t *testing.T) {
 func TestCollectKeepsRunningUpload(t *testing.T) {
 	store := openStore(t, scratch(t))
 	e := engine(store)
-	volume := data(t, 40<<20)
+	volume := data(t, 16<<20)
 	collects := 0
 	_, err := e.Create(t.Context(), "s", volume, func(done, total int64) {
 		if done > total*int64(collects+1)/5 {

@@ -59,9 +59,7 @@ func data(t testing.TB, size int, seeds ...uint64) memory {
 		part := m[at : at+n]
 		switch rng.IntN(3) {
 		case 0:
-			for i := range part {
-				part[i] = byte(rng.Uint32())
-			}
+			_, _ = rand.NewChaCha8([32]byte{byte(seed), byte(at), byte(at >> 8), byte(at >> 16)}).Read(part)
 		case 1:
 			copy(part, bytes.Repeat(fmt.Appendf(nil, "line %d of %d\n", rng.IntN(1000), seed), n/10+1))
 		}
