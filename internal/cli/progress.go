@@ -61,6 +61,7 @@ func (p *progress) event(e server.Event) {
 	case server.StepDone:
 		p.end("ok", step, e)
 	case server.StepFailed:
+		e.Detail = "" // the error itself is printed once, at the end
 		p.end("failed", step, e)
 	case server.StepWarning:
 		p.line("warning: " + joined(step, e.Detail))
