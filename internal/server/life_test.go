@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -18,7 +19,7 @@ const publicKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGPtu6W0cYVUG6B2lBF3Xb4Qq
 func (b *bench) webOptions() server.CreateOptions {
 	ports, err := server.ParsePorts("22,80")
 	b.check(err)
-	return server.CreateOptions{Name: "web", Image: publicImage, Type: "t3.small", DiskGiB: 20, Data: []int{10, 5}, Key: []byte(publicKey), Open: ports, User: "me"}
+	return server.CreateOptions{Name: "web", Image: b.imageID, Type: "t3.small", DiskGiB: 20, Data: []int{10, 5}, Key: []byte(publicKey), Open: ports, User: "me"}
 }
 
 // disks lists a server's volume IDs, the root's first.
@@ -178,6 +179,8 @@ func TestSnapshotsAndLostDisks(t *testing.T) {
 	ctx := t.Context()
 	web, err := m.Create(ctx, b.webOptions())
 	b.check(err)
+	_, err = m.Stop(ctx, "web", true) // a cloud without machines snapshots no running one
+	b.check(err)
 	set, err := m.Snapshot(ctx, "web", server.SnapshotOptions{Note: "before the upgrade", Wait: true})
 	if err != nil {
 		t.Fatal(err)
@@ -271,6 +274,8 @@ func TestTerminateRepairsDisks(t *testing.T) {
 	}
 	own, err := b.client.CreateVolume(ctx, &ec2.CreateVolumeInput{AvailabilityZone: &web.Zone, Size: aws.Int32(3)})
 	b.check(err)
+	b.check(ec2.NewVolumeAvailableWaiter(b.client, func(o *ec2.VolumeAvailableWaiterOptions) { o.MinDelay, o.MaxDelay = time.Millisecond, time.Second }).
+		Wait(ctx, &ec2.DescribeVolumesInput{VolumeIds: []string{*own.VolumeId}}, time.Minute))
 	_, err = b.client.AttachVolume(ctx, &ec2.AttachVolumeInput{VolumeId: own.VolumeId, InstanceId: &web.InstanceID, Device: aws.String("/dev/sdk")})
 	b.check(err)
 	gone, err := m.Terminate(ctx, "web")
@@ -284,6 +289,9 @@ func TestImages(t *testing.T) {
 	b := newBench(t, nil)
 	m := b.manager(b.client)
 	ctx := t.Context()
+	if !b.isMoto() {
+		t.Skip("about moto's own images")
+	}
 	al, err := m.ResolveImage(ctx, "al2023", "")
 	if err != nil || al.ID != "ami-0a00000000000003" || al.Arch != "x86_64" || al.User != "ec2-user" {
 		t.Errorf("al2023 is %+v, %v", al, err)
@@ -294,11 +302,11 @@ func TestImages(t *testing.T) {
 	if _, err := m.ResolveImage(ctx, "ami-00000000000000000", ""); !errors.Is(err, server.ErrNotFound) {
 		t.Errorf("no such ID: %v, want ErrNotFound", err)
 	}
-	durable, err := m.ImageDurable(ctx, server.DurableOptions{Ref: publicImage})
+	durable, err := m.ImageDurable(ctx, server.DurableOptions{Ref: b.imageID})
 	if err != nil || !durable.Durable {
 		t.Fatalf("durable image: %+v, %v", durable, err)
 	}
-	again, err := m.ImageDurable(ctx, server.DurableOptions{Ref: publicImage})
+	again, err := m.ImageDurable(ctx, server.DurableOptions{Ref: b.imageID})
 	if err != nil || again.ID != durable.ID {
 		t.Errorf("made twice: %+v, %v; want %s again", again, err, durable.ID)
 	}
@@ -306,7 +314,7 @@ func TestImages(t *testing.T) {
 		t.Errorf("left over: images %v, %d instances", inv.images, len(inv.live))
 	}
 	// moto drops the mappings of RegisterImage: that must be told, not hidden.
-	if _, err := m.ImageDurable(ctx, server.DurableOptions{Ref: publicImage, Data: []server.DataSpec{{SizeGiB: 10}}}); server.KindOf(err) != server.KindPartial {
+	if _, err := m.ImageDurable(ctx, server.DurableOptions{Ref: b.imageID, Data: []server.DataSpec{{SizeGiB: 10}}}); server.KindOf(err) != server.KindPartial {
 		t.Errorf("an image without its data disk: %v, want a partial one", err)
 	}
 }

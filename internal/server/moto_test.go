@@ -26,9 +26,14 @@ import (
 // The tests' endpoint is moto_server: an EC2 that nobody here wrote. One
 // serves all tests; each has a region of its own, where nothing is yet. (moto
 // knows these regions.)
+//
+// STEAD_TEST_EC2_URL names another endpoint to run them on, with credentials
+// from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, such as `stead cloud run
+// --machines none`. Its regions must be empty, and it is left full.
 var moto struct {
 	sync.Mutex
 	url     string
+	imageID string
 	err     error
 	stop    func()
 	regions []string
@@ -58,6 +63,9 @@ func skip(t *testing.T, format string, args ...any) {
 // startMoto starts moto_server once and returns its URL.
 func startMoto(t *testing.T) string {
 	t.Helper()
+	if url := os.Getenv("STEAD_TEST_EC2_URL"); url != "" {
+		return url
+	}
 	moto.Lock()
 	defer moto.Unlock()
 	if moto.url == "" && moto.err == nil {
@@ -123,14 +131,15 @@ const publicImage = "ami-0a00000000000001"
 
 // bench is one test's view of the endpoint.
 type bench struct {
-	t      *testing.T
-	client *ec2.Client
-	ssm    *ssm.Client
-	region string
-	sshd   net.Addr
-	url    string
-	events []server.Event
-	mu     sync.Mutex
+	t       *testing.T
+	client  *ec2.Client
+	ssm     *ssm.Client
+	url     string
+	region  string
+	imageID string
+	sshd    net.Addr
+	events  []server.Event
+	mu      sync.Mutex
 }
 
 // newBench gives a test a region that nothing has used. rt is put between
@@ -146,24 +155,55 @@ func newBench(t *testing.T, rt http.RoundTripper) *bench {
 	region := moto.regions[0]
 	moto.regions = moto.regions[1:]
 	moto.Unlock()
-	creds := aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
-		return aws.Credentials{AccessKeyID: "AKIATEST", SecretAccessKey: "secret"}, nil
-	})
 	b := &bench{
-		t: t, region: region, sshd: bannerServer(t), url: url,
-		ssm: ssm.New(ssm.Options{Region: region, BaseEndpoint: &url, Credentials: creds}),
+		t: t, region: region, sshd: bannerServer(t), url: url, imageID: publicImage,
+		ssm: ssm.New(ssm.Options{Region: region, BaseEndpoint: &url, Credentials: credentials()}),
 	}
 	b.client = b.through(rt)
+	if !b.isMoto() {
+		b.imageID = b.makeImage()
+	}
 	return b
+}
+
+// isMoto tells whether the endpoint is moto, for what only it does wrong.
+func (b *bench) isMoto() bool { return os.Getenv("STEAD_TEST_EC2_URL") == "" }
+
+// makeImage registers an image of a blank disk.
+func (b *bench) makeImage() string {
+	b.t.Helper()
+	ctx := context.Background()
+	v, err := b.client.CreateVolume(ctx, &ec2.CreateVolumeInput{AvailabilityZone: aws.String(b.region + "a"), Size: aws.Int32(1)})
+	b.check(err)
+	b.check(ec2.NewVolumeAvailableWaiter(b.client, func(o *ec2.VolumeAvailableWaiterOptions) { o.MinDelay, o.MaxDelay = time.Millisecond, time.Second }).
+		Wait(ctx, &ec2.DescribeVolumesInput{VolumeIds: []string{*v.VolumeId}}, time.Minute))
+	s, err := b.client.CreateSnapshot(ctx, &ec2.CreateSnapshotInput{VolumeId: v.VolumeId})
+	b.check(err)
+	b.check(ec2.NewSnapshotCompletedWaiter(b.client, func(o *ec2.SnapshotCompletedWaiterOptions) { o.MinDelay, o.MaxDelay = time.Millisecond, time.Second }).
+		Wait(ctx, &ec2.DescribeSnapshotsInput{SnapshotIds: []string{*s.SnapshotId}}, time.Minute))
+	b.deleteVolume(*v.VolumeId)
+	i, err := b.client.RegisterImage(ctx, &ec2.RegisterImageInput{
+		Name: aws.String("base"), Architecture: types.ArchitectureValuesX8664, VirtualizationType: aws.String("hvm"),
+		RootDeviceName: aws.String("/dev/xvda"), BlockDeviceMappings: []types.BlockDeviceMapping{{DeviceName: aws.String("/dev/xvda"), Ebs: &types.EbsBlockDevice{SnapshotId: s.SnapshotId}}},
+	})
+	b.check(err)
+	return *i.ImageId
+}
+
+func credentials() aws.CredentialsProvider {
+	return aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+		if id := os.Getenv("AWS_ACCESS_KEY_ID"); id != "" && os.Getenv("STEAD_TEST_EC2_URL") != "" {
+			return aws.Credentials{AccessKeyID: id, SecretAccessKey: os.Getenv("AWS_SECRET_ACCESS_KEY")}, nil
+		}
+		return aws.Credentials{AccessKeyID: "AKIATEST", SecretAccessKey: "secret"}, nil
+	})
 }
 
 // through returns a client of the endpoint whose calls go through rt.
 func (b *bench) through(rt http.RoundTripper) *ec2.Client {
 	return ec2.New(ec2.Options{
 		Region: b.region, BaseEndpoint: &b.url, HTTPClient: &http.Client{Transport: rt},
-		Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
-			return aws.Credentials{AccessKeyID: "AKIATEST", SecretAccessKey: "secret"}, nil
-		}),
+		Credentials: credentials(),
 	})
 }
 
@@ -236,6 +276,9 @@ func (b *bench) inventory() inventory {
 	images, err := b.client.DescribeImages(ctx, &ec2.DescribeImagesInput{Owners: []string{"self"}})
 	b.check(err)
 	for _, i := range images.Images {
+		if aws.ToString(i.ImageId) == b.imageID {
+			continue
+		}
 		inv.images = append(inv.images, aws.ToString(i.Name))
 	}
 	groups, err := b.client.DescribeSecurityGroups(ctx, &ec2.DescribeSecurityGroupsInput{})

@@ -63,25 +63,23 @@ func (m *Manager) endInstance(ctx context.Context, w *world) error {
 	})
 }
 
-// terminated waits until the disks are free and reports them.
+// terminated waits until the disks are free and reports them, the root first.
 func (m *Manager) terminated(ctx context.Context, name, instanceID string) (*TerminateResult, error) {
 	w, err := m.world(ctx, "terminate", name)
 	if err != nil {
 		return nil, err
 	}
 	result := &TerminateResult{Name: name, InstanceID: instanceID, ElasticIP: m.view(w).ElasticIP, Kept: []Disk{}}
-	root := w.root()
-	for k := range w.volumes {
-		v, err := m.waitAvailable(ctx, aws.ToString(w.volumes[k].VolumeId))
+	disks := w.data()
+	if root := w.root(); root != nil {
+		disks = append([]*types.Volume{root}, disks...)
+	}
+	for _, disk := range disks {
+		v, err := m.waitAvailable(ctx, aws.ToString(disk.VolumeId))
 		if err != nil {
 			return nil, wrap("terminate", "server "+name, err)
 		}
-		d := diskOf(v, nil)
-		if root == &w.volumes[k] {
-			result.Kept = append([]Disk{d}, result.Kept...)
-		} else {
-			result.Kept = append(result.Kept, d)
-		}
+		result.Kept = append(result.Kept, diskOf(v, nil))
 	}
 	return result, nil
 }
