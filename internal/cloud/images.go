@@ -181,6 +181,9 @@ func (c *Cloud) overlay(tx *state.Tx, s state.Scope, dev *state.BlockDevice, ch 
 		return nil
 	}
 	e := ch.Ebs
+	if e.VolumeSize != nil && *e.VolumeSize < 1 {
+		return fail("InvalidBlockDeviceMapping", "Volume of %d GiB is invalid (device %s)", *e.VolumeSize, dev.Device)
+	}
 	if e.SnapshotId != nil && *e.SnapshotId != dev.SnapshotID {
 		dev.SnapshotID, dev.Size = *e.SnapshotId, 0
 	}
