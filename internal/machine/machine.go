@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -206,18 +207,19 @@ var errSilent = errors.New("the guest shows no sign of life")
 const bootedBytes = 1 << 20
 
 // awaitLife waits for a sign that the guest's processor really runs: anything on
-// the serial port. What boots from its own disk may never write there; then
-// reading from the disk counts as well.
+// the serial port. What boots from its own disk, or has no console there, may
+// never write to it; then reading from the disk counts as well.
 func (m *Machine) awaitLife(ctx context.Context, limit time.Duration) error {
 	silence := time.NewTimer(limit)
 	defer silence.Stop()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
+	quiet := m.spec.Kernel == "" || !strings.Contains(m.spec.Cmdline, "console=ttyS")
 	for {
 		if n := consoleSize(m.spec.Dir); n != m.consoleBegan {
 			return nil
 		}
-		if m.spec.Kernel == "" {
+		if quiet {
 			if n, err := m.bytesRead(ctx); err == nil && n >= bootedBytes {
 				return nil
 			}

@@ -153,13 +153,17 @@ func sweep(dir string) error {
 		}
 		return err
 	}
-	fleeces, err := filepath.Glob(filepath.Join(dir, fleecePrefix+"*"+fleeceSuffix))
-	if err != nil {
-		return err
-	}
 	var errs []error
-	for _, name := range append(fleeces, filepath.Join(dir, fileQMP), filepath.Join(dir, fileNet), filepath.Join(dir, fileNBD), path) {
-		errs = append(errs, removeFile(name))
+	for _, pattern := range []string{
+		fileQMP, fileNet, fileNBD, fleecePrefix + "*" + fleeceSuffix,
+		temporary(fileRecord), temporary(fileUEFIVars),
+	} {
+		names, err := fs.Glob(os.DirFS(dir), pattern)
+		errs = append(errs, err)
+		for _, name := range names {
+			errs = append(errs, removeFile(filepath.Join(dir, name)))
+		}
 	}
-	return errors.Join(errs...)
+	// The lock's file goes last.
+	return errors.Join(append(errs, removeFile(path))...)
 }

@@ -47,9 +47,12 @@ func readRecord(dir string) (record, error) {
 	return rec, nil
 }
 
+// temporary is the pattern of the name of a file that isn't whole yet.
+func temporary(name string) string { return "." + name + ".*" }
+
 // writeFile puts a file in place whole and durably, or not at all.
 func writeFile(path string, data []byte) (err error) {
-	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	tmp, err := os.CreateTemp(filepath.Dir(path), temporary(filepath.Base(path)))
 	if err != nil {
 		return err
 	}

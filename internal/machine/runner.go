@@ -256,6 +256,16 @@ func (r *Runner) open(ctx context.Context, dir string) (*Machine, error) {
 		return nil, err
 	}
 	go p.supervise(dir)
+	m, err := r.takeOver(ctx, dir, p)
+	if err != nil {
+		p.released.Store(true) // whoever opens it next sweeps
+		return nil, err
+	}
+	return m, nil
+}
+
+// takeOver makes a Machine of a process that was adopted.
+func (r *Runner) takeOver(ctx context.Context, dir string, p *process) (*Machine, error) {
 	rec, err := readRecord(dir)
 	if err != nil {
 		return nil, err

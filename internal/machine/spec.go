@@ -21,47 +21,48 @@ const (
 	AccelTCG Accel = "tcg"
 )
 
-// Spec describes a machine.
+// Spec describes a machine. It is kept in the machine's folder, so the names in
+// JSON are a format.
 type Spec struct {
-	ID  string // the instance's ID, for names and messages
-	Dir string // absolute path of its folder, which exists and is private to its owner
+	ID  string `json:"id"`  // the instance's ID, for names and messages
+	Dir string `json:"dir"` // absolute path of its folder, which exists and is private to its owner
 
-	CPUs      int
-	MemoryMiB int
+	CPUs      int `json:"cpus"`
+	MemoryMiB int `json:"memoryMiB"`
 
-	Disks []Disk // the root first; the guest sees them in this order
+	Disks []Disk `json:"disks"` // the root first; the guest sees them in this order
 
 	// Kernel is booted directly when set, with Initrd and Cmdline. Otherwise
 	// the firmware boots from the first disk.
-	Kernel  string
-	Initrd  string
-	Cmdline string
+	Kernel  string `json:"kernel,omitempty"`
+	Initrd  string `json:"initrd,omitempty"`
+	Cmdline string `json:"cmdline,omitempty"`
 
-	UEFI bool // boot by UEFI firmware (OVMF) rather than BIOS
+	UEFI bool `json:"uefi,omitempty"` // boot by UEFI firmware (OVMF) rather than BIOS
 
-	NIC *NIC // none when nil
+	NIC *NIC `json:"nic,omitempty"` // none when nil
 
 	// What the guest reads in SMBIOS: cloud-init's Ec2 source wants UUID and
 	// SerialNumber to begin with "ec2".
-	Product      string
-	UUID         string
-	SerialNumber string
+	Product      string `json:"product,omitempty"`
+	UUID         string `json:"uuid,omitempty"`
+	SerialNumber string `json:"serialNumber,omitempty"`
 
-	Accel Accel // the Runner's when empty
+	Accel Accel `json:"accel,omitempty"` // the Runner's when empty
 }
 
 // Disk is a volume as a machine sees it.
 type Disk struct {
-	Path     string // absolute path of the raw file
-	VolumeID string // vol-…; the serial number is this without its dash
-	ReadOnly bool
+	Path     string `json:"path"`     // absolute path of the raw file
+	VolumeID string `json:"volumeId"` // vol-…; the serial number is this without its dash
+	ReadOnly bool   `json:"readOnly,omitempty"`
 }
 
 // NIC is a machine's network card. QEMU listens for the network on
 // [Machine.NetSocket], in QEMU's stream framing.
 type NIC struct {
-	MAC string
-	MTU int // 0 for the default of 1500
+	MAC string `json:"mac"`
+	MTU int    `json:"mtu,omitempty"` // 0 for the default of 1500
 }
 
 // Limits of a machine.
