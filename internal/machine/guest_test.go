@@ -319,9 +319,11 @@ func console(t *testing.T, m *Machine) string {
 // noGuestErrors fails the test when the guest saw an error of any kind.
 func noGuestErrors(t *testing.T, m *Machine) {
 	t.Helper()
-	for line := range strings.Lines(console(t, m)) {
+	lines := strings.Split(console(t, m), "\n")
+	for i, line := range lines {
 		if strings.Contains(line, "guest: ERROR") || strings.Contains(line, "I/O error") {
-			t.Errorf("guest saw: %s", strings.TrimSpace(line))
+			t.Errorf("guest saw an error:\n%s", strings.Join(lines[max(0, i-5):min(len(lines), i+3)], "\n"))
+			return
 		}
 	}
 }

@@ -2,6 +2,7 @@ package machine
 
 import (
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -220,4 +221,27 @@ func TestUEFIWithoutFirmware(t *testing.T) {
 	if !errors.Is(err, ErrNoFirmware) {
 		t.Errorf("%v, want ErrNoFirmware", err)
 	}
+}
+
+// The network's side dials QEMU, and dials again after it was restarted.
+func TestMachineTakesTheNetworkAgain(t *testing.T) {
+	spec := newSpec(t, "idle")
+	spec.NIC = &NIC{MAC: "02:00:00:00:00:01", MTU: 9001}
+	m := start(t, spec)
+	for range 2 {
+		var conn net.Conn
+		// EAGAIN until QEMU has noticed that the earlier one is gone.
+		waitFor(t, "a connection", bootTime, func() bool {
+			var err error
+			conn, err = net.Dial("unix", m.NetSocket())
+			return err == nil
+		})
+		if err := conn.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := m.Kill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	onlyFiles(t, spec.Dir, fileRecord, fileConsole, fileLog)
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 	"unsafe"
 
@@ -78,7 +79,12 @@ func prepare() string {
 	return ""
 }
 
+// writing is held during a write, and for good by powerOff: the kernel takes the
+// disks away before it powers off, and a write then fails for no fault of theirs.
+var writing sync.Mutex
+
 func powerOff() {
+	writing.Lock()
 	say("POWEROFF")
 	unix.Sync()
 	must("power off", unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF))
@@ -156,12 +162,14 @@ func write() {
 			binary.LittleEndian.PutUint64(block[at:], k)
 		}
 		for _, d := range disks {
+			writing.Lock()
 			at := stampedPart + int64(k/discardEvery)*discardChunk
 			if k%discardEvery == 0 && at < size {
 				must("discard", discard(d, at, discardChunk))
 			}
 			_, err := d.WriteAt(block, int64(k%(stampedPart/blockSize))*blockSize)
 			must("write", err)
+			writing.Unlock()
 		}
 		if k%20 == 0 {
 			say("WROTE %d", k)
