@@ -56,6 +56,9 @@ func (m *Manager) rescueBySnapshot(ctx context.Context, w *world, o RescueOption
 	for k := range old.superseded {
 		r.Superseded = append(r.Superseded, diskOf(&old.superseded[k], nil))
 	}
+	slices.SortFunc(r.Superseded, func(a, b Disk) int { // root first
+		return cmp.Or(cmp.Compare(b.Role, a.Role), cmp.Compare(a.Device, b.Device))
+	})
 	return r, nil
 }
 

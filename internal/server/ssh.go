@@ -14,9 +14,10 @@ import (
 
 const (
 	sshPort        = 22
-	sshAttempt     = 5 * time.Second // bounds one connection and its banner
-	sshStateChecks = 2 * time.Second // between two looks at the instance
-	maxBannerLines = 32              // RFC 4253 lets a server send others first
+	sshPause       = 200 * time.Millisecond // the guest is asked, not the API
+	sshAttempt     = 5 * time.Second        // bounds one connection and its banner
+	sshStateChecks = 2 * time.Second        // between two looks at the instance
+	maxBannerLines = 32                     // RFC 4253 lets a server send others first
 )
 
 // waitReady waits as far as asked for a server whose instance is known to
@@ -51,7 +52,7 @@ func (m *Manager) waitSSH(ctx context.Context, name string) error {
 	}
 	looked := m.now()
 	return m.step("wait for ssh", name, func() error {
-		return m.poll(ctx, m.sshTimeout, "ssh to answer", "server "+name, func(ctx context.Context) (bool, error) {
+		return m.pollWithin(ctx, min(sshPause, m.pollMax), m.sshTimeout, "ssh to answer", "server "+name, func(ctx context.Context) (bool, error) {
 			if s.SSH.Host == "" || m.now().Sub(looked) > sshStateChecks {
 				if s, err = m.Get(ctx, name); err != nil {
 					return false, err

@@ -38,6 +38,11 @@ func (m *Manager) warn(step, resource, detail string) {
 // pauses grow from pollMin to pollMax. Throttling and broken connections are
 // sat out.
 func (m *Manager) poll(ctx context.Context, limit time.Duration, what, resource string, look func(context.Context) (bool, error)) error {
+	return m.pollWithin(ctx, m.pollMax, limit, what, resource, look)
+}
+
+// pollWithin is poll with an upper bound of its own for the pauses.
+func (m *Manager) pollWithin(ctx context.Context, maxPause, limit time.Duration, what, resource string, look func(context.Context) (bool, error)) error {
 	wctx, cancel := ctx, context.CancelFunc(func() {})
 	if limit > 0 {
 		wctx, cancel = context.WithTimeout(ctx, limit)
@@ -59,7 +64,7 @@ func (m *Manager) poll(ctx context.Context, limit time.Duration, what, resource 
 			return waitError(ctx, limit, what, resource, err)
 		case <-timer.C:
 		}
-		pause = min(pause*5/4, m.pollMax)
+		pause = min(pause*5/4, maxPause)
 	}
 }
 
