@@ -24,7 +24,7 @@ func newTestCloud(t *testing.T) (*Cloud, *ec2.Client) {
 func openTestCloud(t *testing.T, dir Dir) *Cloud {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	c, err := Open(ctx, Options{Dir: dir, Account: DefaultAccount, Keys: testKeys, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}, noMachines{})
+	c, err := Open(ctx, Options{Dir: dir, Account: DefaultAccount, Keys: testKeys, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}, noMachines{dir.Volumes()})
 	if err != nil {
 		cancel()
 		t.Fatal(err)
@@ -43,7 +43,7 @@ func testClient(t *testing.T, c *Cloud, region string) *ec2.Client {
 	srv := httptest.NewServer(c)
 	t.Cleanup(srv.Close)
 	return ec2.New(ec2.Options{
-		Region: region, BaseEndpoint: aws.String(srv.URL), RetryMaxAttempts: 1,
+		Region: region, BaseEndpoint: aws.String(srv.URL), RetryMaxAttempts: 1, HTTPClient: steadyHTTP{},
 		Credentials: credentials.NewStaticCredentialsProvider(testKeys.AccessKeyID, testKeys.SecretAccessKey, ""),
 	})
 }

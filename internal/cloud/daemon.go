@@ -114,7 +114,7 @@ func (cfg Config) complete() (Config, error) {
 
 func newHypervisor(cfg Config) hypervisor {
 	if cfg.Machines == "none" {
-		return noMachines{}
+		return noMachines{Dir(cfg.DataDir).Volumes()}
 	}
 	accel, note := machine.Accel(cfg.Accel), ""
 	if accel == "" || accel == machine.AccelAuto {

@@ -99,7 +99,7 @@ func (i qemuInstant) Source(volumeID string) (snapshot.Source, func() error, err
 // noMachines serves the API without machines: instances change their states as
 // they would, and nothing runs. A file in the instance's folder stands for the
 // process, so that what a restarted daemon finds is as it would be.
-type noMachines struct{ volumes func(id string) string }
+type noMachines struct{ volumes string }
 
 const shadowFile = "shadow"
 
@@ -108,7 +108,7 @@ func (n noMachines) start(_ context.Context, spec machine.Spec) (vm, error) {
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		return nil, err
 	}
-	return newShadow(path), nil
+	return n.shadow(path), nil
 }
 
 func (n noMachines) adopt(_ context.Context, dir string) (vm, error) {
@@ -116,7 +116,7 @@ func (n noMachines) adopt(_ context.Context, dir string) (vm, error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, machine.ErrNotRunning
 	}
-	return newShadow(path), nil
+	return n.shadow(path), nil
 }
 
 func (noMachines) accel() string { return "none" }
@@ -125,12 +125,15 @@ func (noMachines) note() string {
 }
 
 type shadow struct {
-	path string
-	once sync.Once
-	done chan struct{}
+	path    string
+	volumes string // their folder
+	once    sync.Once
+	done    chan struct{}
 }
 
-func newShadow(path string) *shadow { return &shadow{path: path, done: make(chan struct{})} }
+func (n noMachines) shadow(path string) *shadow {
+	return &shadow{path: path, volumes: n.volumes, done: make(chan struct{})}
+}
 
 func (s *shadow) Status(context.Context) (machine.Status, error) {
 	select {
@@ -157,9 +160,27 @@ func (*shadow) Continue(context.Context) error                      { return nil
 func (*shadow) Attach(context.Context, machine.Disk) error          { return nil }
 func (*shadow) Detach(context.Context, string, time.Duration) error { return nil }
 func (*shadow) Disks(context.Context) ([]string, error)             { return nil, nil }
-func (*shadow) Snapshot(context.Context, string, []string) (instant, error) {
-	return nil, errors.New("no machine runs")
+
+// Snapshot reads the files themselves: no guest writes to them.
+func (s *shadow) Snapshot(context.Context, string, []string) (instant, error) {
+	return shadowInstant{s.volumes}, nil
 }
 func (*shadow) ConsoleLog() string   { return "" }
 func (*shadow) NetSocket() string    { return "" }
 func (*shadow) Accel() machine.Accel { return "none" }
+
+type shadowInstant struct{ volumes string }
+
+func (i shadowInstant) Source(volumeID string) (snapshot.Source, func() error, error) {
+	f, err := os.Open(filepath.Join(i.volumes, volumeID+".raw"))
+	if err != nil {
+		return nil, nil, err
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return nil, nil, errors.Join(err, f.Close())
+	}
+	return wholeFile{f, st.Size()}, f.Close, nil
+}
+
+func (shadowInstant) Close(context.Context) error { return nil }

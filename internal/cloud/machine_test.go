@@ -291,3 +291,49 @@ func TestMachineSeed(t *testing.T) {
 		t.Errorf("no host keys on the console (%v):\n%s", err, text)
 	}
 }
+
+// An image of a running instance, with and without a shutdown, has all disks
+// as they were.
+func TestMachineCreateImage(t *testing.T) {
+	r := newRig(t)
+	ctx := t.Context()
+	ami := r.tiny()
+	id := r.run(&ec2.RunInstancesInput{ImageId: &ami, BlockDeviceMappings: []types.BlockDeviceMapping{
+		{DeviceName: aws.String("/dev/sdf"), Ebs: &types.EbsBlockDevice{VolumeSize: aws.Int32(1)}},
+	}})
+	for i, reboot := range []bool{false, true} {
+		mark := fmt.Sprintf("mark%d", i)
+		r.sh(id, "echo "+mark+" > /root/mark && echo "+mark+" > /data/mark && sync")
+		booted := r.sh(id, "cat /proc/sys/kernel/random/boot_id")
+		img, err := r.client.CreateImage(ctx, &ec2.CreateImageInput{InstanceId: &id, Name: &mark, NoReboot: aws.Bool(!reboot)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !reboot {
+			r.sh(id, "echo later > /root/mark && echo later > /data/mark && sync")
+		}
+		r.waitFor("image available", func() bool {
+			out, err := r.client.DescribeImages(ctx, &ec2.DescribeImagesInput{ImageIds: []string{*img.ImageId}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if s := out.Images[0].State; s == types.ImageStateFailed {
+				t.Fatalf("image failed: %s", *out.Images[0].StateReason.Message)
+			}
+			return out.Images[0].State == types.ImageStateAvailable
+		})
+		clone := r.run(&ec2.RunInstancesInput{ImageId: img.ImageId})
+		if got := r.sh(clone, "cat /root/mark /data/mark"); got != mark+"\n"+mark {
+			t.Errorf("reboot %v: the clone reads %q", reboot, got)
+		}
+		if again := r.sh(id, "cat /proc/sys/kernel/random/boot_id") != booted; again != reboot {
+			t.Errorf("reboot %v: the instance rebooted: %v", reboot, again)
+		}
+		if n := r.sh(clone, "dmesg | grep -c -i 'i/o error\\|recovery complete' || true"); reboot && n != "0" {
+			t.Errorf("the clone of a guest at rest had %s recoveries or errors", n)
+		}
+		if _, err := r.client.TerminateInstances(ctx, &ec2.TerminateInstancesInput{InstanceIds: []string{clone}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -5,7 +5,9 @@
 // A record's key is account/region/kind/ID, so that one file serves many
 // accounts and regions and a listing reads one contiguous range:
 //
-//	123456789012/us-east-1/volume/vol-0123456789abcdef0 → {"v":1,"d":{…}}
+//	123456789012/us-east-1/volume/vol-0123456789abcdef0 → 1 {…}
+//
+// The number before the document is the version of its shape.
 //
 // Records are this package's own types, never an SDK's: their shape changes
 // only with their version, and a reader upgrades what an older version wrote.
@@ -65,11 +67,6 @@ type Record interface {
 // a document of version from into one of version from+1.
 type upgrader interface {
 	Upgrade(from int, old json.RawMessage) (json.RawMessage, error)
-}
-
-type envelope struct {
-	Version int             `json:"v"`
-	Data    json.RawMessage `json:"d"`
 }
 
 // DB is an open state file. It is safe for concurrent use.
@@ -202,11 +199,7 @@ func Put(tx *Tx, rec Record) error {
 	if err != nil {
 		return fmt.Errorf("write %s %s: %w", rec.Kind(), id, err)
 	}
-	raw, err := json.Marshal(envelope{rec.Version(), data})
-	if err != nil {
-		return fmt.Errorf("write %s %s: %w", rec.Kind(), id, err)
-	}
-	if err := tx.records.Put(key(s, rec.Kind(), id), raw); err != nil {
+	if err := tx.records.Put(key(s, rec.Kind(), id), encode(rec.Version(), data)); err != nil {
 		return fmt.Errorf("write %s %s: %w", rec.Kind(), id, err)
 	}
 	return nil
@@ -221,23 +214,27 @@ func Delete(tx *Tx, rec Record) error {
 	return nil
 }
 
+func encode(version int, data []byte) []byte {
+	return append(append(strconv.AppendInt(nil, int64(version), 10), ' '), data...)
+}
+
 func decode(raw []byte, rec Record) error {
-	var e envelope
-	if err := json.Unmarshal(raw, &e); err != nil {
-		return err
+	head, data, ok := bytes.Cut(raw, []byte{' '})
+	version, err := strconv.Atoi(string(head))
+	if !ok || err != nil || version < 1 {
+		return fmt.Errorf("no version before the record: %.20q", raw)
 	}
-	if e.Version > rec.Version() {
-		return fmt.Errorf("version %d: %w", e.Version, ErrTooNew)
+	if version > rec.Version() {
+		return fmt.Errorf("version %d: %w", version, ErrTooNew)
 	}
-	for v := e.Version; v < rec.Version(); v++ {
+	for ; version < rec.Version(); version++ {
 		u, ok := rec.(upgrader)
 		if !ok {
-			return fmt.Errorf("version %d: no upgrade to %d", v, v+1)
+			return fmt.Errorf("version %d: no upgrade to %d", version, version+1)
 		}
-		var err error
-		if e.Data, err = u.Upgrade(v, e.Data); err != nil {
-			return fmt.Errorf("upgrade from version %d: %w", v, err)
+		if data, err = u.Upgrade(version, data); err != nil {
+			return fmt.Errorf("upgrade from version %d: %w", version, err)
 		}
 	}
-	return json.Unmarshal(e.Data, rec)
+	return json.Unmarshal(data, rec)
 }

@@ -1,0 +1,129 @@
+package cloud
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/steadcloud/stead/internal/machine"
+	"github.com/steadcloud/stead/internal/state"
+)
+
+// detachTimeout is how long a guest has to let go of a disk before it is asked
+// again.
+const detachTimeout = 20 * time.Second
+
+// tendDisks plugs and unplugs what is wanted of a running machine.
+func (c *Cloud) tendDisks(ctx context.Context, inst *state.Instance, h *machineHandle) error {
+	var disks []*state.Volume
+	err := c.db.View(func(tx *state.Tx) (err error) {
+		disks, err = disksOf(tx, inst)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, d := range disks {
+		switch d.Attachment.State {
+		case state.Attaching:
+			failed = append(failed, c.plug(ctx, inst, h, d))
+		case state.Detaching:
+			failed = append(failed, c.unplug(ctx, inst, h, d))
+		}
+	}
+	return errors.Join(failed...)
+}
+
+func (c *Cloud) plug(ctx context.Context, inst *state.Instance, h *machineHandle, d *state.Volume) error {
+	if !d.Ready {
+		return nil
+	}
+	if !c.uses.run(inst.ID, []string{d.ID}, func() { c.work.kick(jobOf(inst)) }) {
+		return nil
+	}
+	if err := h.vm.Attach(ctx, machine.Disk{Path: c.volumes.Path(d.ID), VolumeID: d.ID}); err != nil {
+		return fmt.Errorf("attach %s to %s: %w", d.ID, inst.ID, err)
+	}
+	return amend(c, jobOf(d), func(_ *state.Tx, v *state.Volume) error {
+		if v.Attachment != nil && v.Attachment.State == state.Attaching {
+			v.Attachment.State = state.Attached
+		}
+		return nil
+	})
+}
+
+func (c *Cloud) unplug(ctx context.Context, inst *state.Instance, h *machineHandle, d *state.Volume) error {
+	if err := h.vm.Detach(ctx, d.ID, detachTimeout); err != nil && !errors.Is(err, machine.ErrNotAttached) {
+		return fmt.Errorf("detach %s from %s: %w", d.ID, inst.ID, err)
+	}
+	c.uses.unplugged(d.ID)
+	return c.db.Update(func(tx *state.Tx) error {
+		v, err := state.Get[state.Volume](tx, d.Scope(), d.ID)
+		if err != nil {
+			return err
+		}
+		i, err := state.Get[state.Instance](tx, inst.Scope(), inst.ID)
+		if err != nil {
+			return err
+		}
+		return detach(tx, v, i)
+	})
+}
+
+// rest shuts a guest down so that an image of its disks can be made, lets the
+// snapshots begin, and leaves the machine to be started again, which waits
+// for them.
+func (c *Cloud) rest(ctx context.Context, inst *state.Instance, h *machineHandle) error {
+	if err := h.vm.Shutdown(ctx, shutdownGrace); err != nil {
+		return fmt.Errorf("shut %s down for image %s: %w", inst.ID, inst.ImagePending, err)
+	}
+	c.buried(inst)
+	return c.restForImage(inst)
+}
+
+// restForImage begins the snapshots of an image whose instance is off.
+func (c *Cloud) restForImage(inst *state.Instance) error {
+	var snaps []*state.Snapshot
+	err := c.db.View(func(tx *state.Tx) error {
+		img, err := state.Get[state.Image](tx, inst.Scope(), inst.ImagePending)
+		if errors.Is(err, state.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for _, b := range img.BlockDevices {
+			if b.SnapshotID == "" {
+				continue
+			}
+			snap, err := state.Get[state.Snapshot](tx, inst.Scope(), b.SnapshotID)
+			if err != nil {
+				return err
+			}
+			if snap.State == state.SnapshotPending && !snap.Deleted {
+				snaps = append(snaps, snap)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, s := range snaps {
+		if c.instants.get(s.ID) == nil && c.uses.read([]string{s.VolumeID}) {
+			c.instants.put(s.ID, c.stillFiles([]string{s.VolumeID}))
+		}
+		c.work.kick(jobOf(s))
+	}
+	err = amend(c, jobOf(inst), func(_ *state.Tx, i *state.Instance) error {
+		i.ImagePending = ""
+		if i.Want == state.Running {
+			c.enter(i, state.Pending)
+		}
+		return nil
+	})
+	c.work.kick(jobOf(inst))
+	return err
+}
