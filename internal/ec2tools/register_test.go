@@ -13,6 +13,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
+
 	"github.com/steadcloud/stead/internal/ec2tools"
 )
 
@@ -28,7 +29,7 @@ func wire(t *testing.T) (ec2tools.Connect, *url.Values) {
 		fmt.Fprint(w, `<RegisterImageResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/"><requestId>1</requestId><imageId>ami-0123456789abcdef0</imageId></RegisterImageResponse>`)
 	}))
 	t.Cleanup(srv.Close)
-	connect := func(_ context.Context, e ec2tools.Endpoint) (ec2tools.EC2, error) {
+	connect := func(_ context.Context, _ ec2tools.Endpoint) (ec2tools.EC2, error) {
 		return ec2.New(ec2.Options{
 			Region: "us-east-1", BaseEndpoint: aws.String(srv.URL),
 			Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
@@ -46,23 +47,35 @@ func TestSeedCommandLines(t *testing.T) {
 		args []string
 		want map[string]string
 	}{
-		{"base", []string{"-n", "Ubuntu 10.04 20110201.1 Base", "-d", "Basic ubuntu server configuration", "--root-device-name", "/dev/sda1", "-b", "/dev/sda1=snap-1a2b3c4d:8:false", "-a", "x86_64", "--kernel", "aki-427d952b"},
+		{
+			"base",
+			[]string{"-n", "Ubuntu 10.04 20110201.1 Base", "-d", "Basic ubuntu server configuration", "--root-device-name", "/dev/sda1", "-b", "/dev/sda1=snap-1a2b3c4d:8:false", "-a", "x86_64", "--kernel", "aki-427d952b"},
 			map[string]string{
 				"Name": "Ubuntu 10.04 20110201.1 Base", "Description": "Basic ubuntu server configuration", "KernelId": "aki-427d952b", "VirtualizationType": "",
 				"BlockDeviceMapping.2.DeviceName": "",
-			}},
-		{"blank data disk", []string{"-n", "Ubuntu server with 10GB at sdf1", "-d", "Ubuntu 10.04 with new 10GB volume at /dev/sdf1", "--root-device-name", "/dev/sda1", "-b", "/dev/sda1=snap-1a2b3c4d:8:false", "-b", "/dev/sdf1=:10:false", "-a", "x86_64", "--kernel", "aki-427d952b"},
+			},
+		},
+		{
+			"blank data disk",
+			[]string{"-n", "Ubuntu server with 10GB at sdf1", "-d", "Ubuntu 10.04 with new 10GB volume at /dev/sdf1", "--root-device-name", "/dev/sda1", "-b", "/dev/sda1=snap-1a2b3c4d:8:false", "-b", "/dev/sdf1=:10:false", "-a", "x86_64", "--kernel", "aki-427d952b"},
 			map[string]string{
 				"BlockDeviceMapping.2.DeviceName": "/dev/sdf1", "BlockDeviceMapping.2.Ebs.SnapshotId": "",
 				"BlockDeviceMapping.2.Ebs.VolumeSize": "10", "BlockDeviceMapping.2.Ebs.DeleteOnTermination": "false",
-			}},
-		{"rescue", []string{"-n", "Redis slave server rescue AMI", "-d", "Rescuing the redis slave from snapshots", "--root-device-name", "/dev/sda1", "-b", "/dev/sda1=snap-1a2b3c4d:8:false", "-b", "/dev/sdf1=snap-5e6f7a8b:10:false", "-a", "x86_64", "--kernel", "aki-427d952b"},
+			},
+		},
+		{
+			"rescue",
+			[]string{"-n", "Redis slave server rescue AMI", "-d", "Rescuing the redis slave from snapshots", "--root-device-name", "/dev/sda1", "-b", "/dev/sda1=snap-1a2b3c4d:8:false", "-b", "/dev/sdf1=snap-5e6f7a8b:10:false", "-a", "x86_64", "--kernel", "aki-427d952b"},
 			map[string]string{
 				"BlockDeviceMapping.2.DeviceName": "/dev/sdf1", "BlockDeviceMapping.2.Ebs.SnapshotId": "snap-5e6f7a8b",
 				"BlockDeviceMapping.2.Ebs.VolumeSize": "10", "BlockDeviceMapping.2.Ebs.DeleteOnTermination": "false",
-			}},
-		{"without kernel", []string{"--name", "modern", "-s", "snap-1a2b3c4d"},
-			map[string]string{"VirtualizationType": "hvm", "EnaSupport": "true", "KernelId": "", "BlockDeviceMapping.1.Ebs.VolumeSize": "", "BlockDeviceMapping.1.Ebs.DeleteOnTermination": ""}},
+			},
+		},
+		{
+			"without kernel",
+			[]string{"--name", "modern", "-s", "snap-1a2b3c4d"},
+			map[string]string{"VirtualizationType": "hvm", "EnaSupport": "true", "KernelId": "", "BlockDeviceMapping.1.Ebs.VolumeSize": "", "BlockDeviceMapping.1.Ebs.DeleteOnTermination": ""},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

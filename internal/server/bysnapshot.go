@@ -193,7 +193,7 @@ func (m *Manager) takeOver(ctx context.Context, name, instanceID string, set *Sn
 		}
 	}
 	return m.step("make the new disks the server", aws.ToString(i.InstanceId), func() error {
-		if _, err := m.settle(ctx, name, instanceID, f); err != nil {
+		if err := m.settle(ctx, name, instanceID, f); err != nil {
 			return err
 		}
 		for _, s := range set.Snapshots {
@@ -331,8 +331,9 @@ func (m *Manager) waitImage(ctx context.Context, id string) (*types.Image, error
 				e.Reason += ": " + aws.ToString(i.StateReason.Message)
 			}
 			return false, e
+		default:
+			return i.State == types.ImageStateAvailable, nil
 		}
-		return i.State == types.ImageStateAvailable, nil
 	})
 	return image, err
 }

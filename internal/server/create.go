@@ -214,7 +214,7 @@ func (m *Manager) finishCreate(ctx context.Context, i *types.Instance, f facts, 
 		if err := m.tag(ctx, id, tagsOf(i.Tags).missing(serverTags(o.Name))); err != nil {
 			return err
 		}
-		_, err := m.settle(ctx, o.Name, id, f)
+		err := m.settle(ctx, o.Name, id, f)
 		return err
 	}); err != nil {
 		return nil, err

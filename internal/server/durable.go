@@ -195,7 +195,7 @@ func (m *Manager) ownSnapshots(ctx context.Context, source *types.Image, p image
 	if base == nil {
 		id, err := m.copyImage(ctx, source, p)
 		if unsupported(err) || KindOf(err) == KindAuth || id == "" && err == nil {
-			m.log.Info("the image can't be copied; it is launched and imaged instead", "image", aws.ToString(source.ImageId), "err", err)
+			m.log.InfoContext(ctx, "the image can't be copied; it is launched and imaged instead", "image", aws.ToString(source.ImageId), "err", err)
 			return m.imageOfMachine(ctx, source, p)
 		}
 		if err != nil {

@@ -140,7 +140,7 @@ func (m *Manager) resolveAlias(ctx context.Context, a *alias, arch string) (*typ
 		if kind := KindOf(err); err != nil && kind != KindNotFound && kind != KindUnsupported && kind != KindAuth && kind != KindFailed {
 			return nil, err
 		}
-		m.log.Debug("no parameter for alias", "alias", a.name, "err", err)
+		m.log.DebugContext(ctx, "no parameter for alias", "alias", a.name, "err", err)
 	}
 	images, err := m.findImages(ctx, a.owners, filter("name", a.pattern[arch]), filter("architecture", arch))
 	if err != nil {

@@ -44,7 +44,7 @@ func (m *Manager) Start(ctx context.Context, name string, wait WaitFor) (*Server
 		}
 		w.instance.State.Name = types.InstanceStateNameStopped
 	}
-	if _, err := m.settle(ctx, name, id, w.facts()); err != nil {
+	if err := m.settle(ctx, name, id, w.facts()); err != nil {
 		return nil, wrap("start", "server "+name, err)
 	}
 	if stateOf(w.instance) == types.InstanceStateNameStopped {
@@ -166,5 +166,5 @@ func (m *Manager) awaitSilence(ctx context.Context, s *Server) {
 	err := m.poll(ctx, rebootSilence, "ssh to stop", "server "+s.Name, func(ctx context.Context) (bool, error) {
 		return !m.sshAnswers(ctx, s.SSH), nil
 	})
-	m.log.Debug("reboot seen to begin", "server", s.Name, "err", err)
+	m.log.DebugContext(ctx, "reboot seen to begin", "server", s.Name, "err", err)
 }

@@ -15,21 +15,18 @@ import (
 // plugged in is tagged with its server, role and device, the root with the
 // facts as well, and no disk goes with the instance. It changes nothing that
 // is right already.
-func (m *Manager) settle(ctx context.Context, name, instanceID string, f facts) (*types.Instance, error) {
+func (m *Manager) settle(ctx context.Context, name, instanceID string, f facts) error {
 	i, volumes, err := m.disksOf(ctx, instanceID)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	f = f.observed(i)
 	for k := range volumes {
 		if err := m.settleVolume(ctx, name, i, &volumes[k], f); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	if err := m.keepDisks(ctx, instanceID); err != nil {
-		return nil, err
-	}
-	return i, nil
+	return m.keepDisks(ctx, instanceID)
 }
 
 // disksOf returns an instance and its volumes, once all are listed. EC2 lists
@@ -146,7 +143,7 @@ func (m *Manager) keepDisks(ctx context.Context, instanceID string) error {
 				Ebs:        &types.EbsInstanceBlockDeviceSpecification{DeleteOnTermination: aws.Bool(false)},
 			})
 		}
-		m.log.Info("keep disks on termination", "instance", instanceID, "devices", strings.Join(doomed, " "))
+		m.log.InfoContext(ctx, "keep disks on termination", "instance", instanceID, "devices", strings.Join(doomed, " "))
 		if _, err := m.ec2.ModifyInstanceAttribute(ctx, in); err != nil {
 			return false, wrap("keep the disks of", "instance "+instanceID, err)
 		}

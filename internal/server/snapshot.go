@@ -32,7 +32,7 @@ func (m *Manager) snapshot(ctx context.Context, name string, o SnapshotOptions) 
 		return nil, &Error{Code: KindExists, Reason: "a rescue isn't finished", Remedy: "stead rescue " + name}
 	}
 	if w.instance != nil && stateOf(w.instance) != types.InstanceStateNameShuttingDown {
-		if _, err := m.settle(ctx, name, aws.ToString(w.instance.InstanceId), w.facts()); err != nil {
+		if err := m.settle(ctx, name, aws.ToString(w.instance.InstanceId), w.facts()); err != nil {
 			return nil, err
 		}
 		if w, err = m.world(ctx, "snapshot", name); err != nil {

@@ -76,7 +76,7 @@ func (m *Manager) sshAnswers(ctx context.Context, a SSHAddr) bool {
 	if err != nil {
 		return false
 	}
-	defer conn.Close() //nolint:errcheck // nothing was written
+	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	lines := bufio.NewScanner(conn)

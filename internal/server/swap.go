@@ -273,7 +273,7 @@ func (m *Manager) adopt(ctx context.Context, w *world) error {
 	}
 	return m.step("make the stand-in the server", id, func() error {
 		f := w.facts()
-		if _, err := m.settle(ctx, w.name, id, f); err != nil {
+		if err := m.settle(ctx, w.name, id, f); err != nil {
 			return err
 		}
 		if err := m.tag(ctx, id, serverTags(w.name).with(tagMap{tagStep: stepRescue})); err != nil {

@@ -46,7 +46,7 @@ func (m *Manager) Terminate(ctx context.Context, name string) (*TerminateResult,
 func (m *Manager) endInstance(ctx context.Context, w *world) error {
 	id := aws.ToString(w.instance.InstanceId)
 	if err := m.step("check that every disk stays", id, func() error {
-		_, err := m.settle(ctx, w.name, id, w.facts())
+		err := m.settle(ctx, w.name, id, w.facts())
 		return err
 	}); err != nil {
 		return err
