@@ -15,6 +15,7 @@ import (
 
 func (c *Cloud) registerSnapshots() {
 	c.ec2Actions["CreateSnapshot"] = handle(c.CreateSnapshot)
+	c.ec2Actions["CreateSnapshots"] = handle(c.CreateSnapshots)
 	c.ec2Actions["DescribeSnapshots"] = handle(c.DescribeSnapshots)
 	c.ec2Actions["DeleteSnapshot"] = handle(c.DeleteSnapshot)
 }
