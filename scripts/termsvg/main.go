@@ -9,7 +9,6 @@ import (
 	"encoding/xml"
 	"fmt"
 	"io"
-	"log"
 	"os"
 	"strings"
 	"time"
@@ -38,7 +37,8 @@ func main() {
 		err = draw(os.Stdout, lines)
 	}
 	if err != nil {
-		log.Fatal("termsvg: ", err)
+		fmt.Fprintln(os.Stderr, "termsvg:", err)
+		os.Exit(1)
 	}
 }
 
