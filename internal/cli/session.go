@@ -3,8 +3,12 @@ package cli
 import (
 	"context"
 	"fmt"
+	"io"
+	"net/http"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -58,8 +62,18 @@ func (a *App) openContext(ctx context.Context, c contexts.Context, start bool) (
 		Log:    a.log(),
 		Notify: s.progress.event,
 		Now:    a.Now,
+		// The local cloud costs nothing to ask and is often quicker than that.
+		PollMax: pollMax(s.local != nil),
 	})
 	return s, nil
+}
+
+// pollMax is the longest pause between two looks; zero is the Manager's own.
+func pollMax(local bool) time.Duration {
+	if local {
+		return 100 * time.Millisecond
+	}
+	return 0
 }
 
 // endpoint says where requests go and who signs them.
@@ -98,7 +112,23 @@ func (e endpoint) config(ctx context.Context) (aws.Config, error) {
 			Remedy: "stead context create NAME --region eu-central-1",
 		}
 	}
+	cfg.HTTPClient = steadyHTTP{awshttp.NewBuildableClient()}
 	return cfg, nil
+}
+
+// steadyHTTP keeps answers that come faster than the request's body is let go
+// of. The SDK closes the body as soon as the answer's head is there, and its
+// WriteTo then gives io.EOF, which net/http takes for a failed write: it closes
+// the connection with the answer unread. The body's Read minds the close, so
+// WriteTo is hidden.
+type steadyHTTP struct{ next aws.HTTPClient }
+
+// Do implements aws.HTTPClient.
+func (s steadyHTTP) Do(r *http.Request) (*http.Response, error) {
+	if r.Body != nil {
+		r.Body = struct{ io.ReadCloser }{r.Body}
+	}
+	return s.next.Do(r)
 }
 
 // load takes credentials as all AWS tools do. An explicit profile goes before

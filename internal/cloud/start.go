@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -75,9 +76,7 @@ func spawn(o StartOptions) (ended <-chan error, err error) {
 			args = append(args, f.name, f.value)
 		}
 	}
-	if o.Egress {
-		args = append(args, "--egress")
-	}
+	args = append(args, "--egress="+strconv.FormatBool(o.Egress))
 	cmd := exec.Command("/proc/self/exe", args...)
 	if o.Executable != "" {
 		cmd.Path = o.Executable

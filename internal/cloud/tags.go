@@ -3,6 +3,7 @@ package cloud
 import (
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
@@ -39,9 +40,9 @@ func setTags(m map[string]string, tags []types.Tag) error {
 	for _, t := range tags {
 		k, v := aws.ToString(t.Key), aws.ToString(t.Value)
 		switch {
-		case k == "" || len(k) > maxTagKey:
+		case k == "" || utf8.RuneCountInString(k) > maxTagKey:
 			return invalid(k, "Tag.Key", "Tag keys have 1 to 128 characters.")
-		case len(v) > maxTagValue:
+		case utf8.RuneCountInString(v) > maxTagValue:
 			return invalid(v, "Tag.Value", "Tag values have at most 256 characters.")
 		case strings.HasPrefix(strings.ToLower(k), "aws:"):
 			return invalid(k, "Tag.Key", "Tag keys starting with 'aws:' are reserved for internal use.")
