@@ -246,7 +246,9 @@ func (c *Cloud) removeVolume(ctx context.Context, vol *state.Volume) error {
 	if err := c.volumes.Delete(ctx, vol.ID); err != nil {
 		return err
 	}
-	return c.db.Update(func(tx *state.Tx) error { return state.Delete(tx, vol) })
+	return c.db.Update(func(tx *state.Tx) error {
+		return errors.Join(dropTokens(tx, vol.Scope(), vol.ID), state.Delete(tx, vol))
+	})
 }
 
 // reconcileSnapshot copies what a snapshot's instant holds into the store, or

@@ -424,5 +424,7 @@ func (c *Cloud) forget(inst *state.Instance) error {
 		c.work.later(jobOf(inst), left)
 		return nil
 	}
-	return c.db.Update(func(tx *state.Tx) error { return state.Delete(tx, inst) })
+	return c.db.Update(func(tx *state.Tx) error {
+		return errors.Join(dropTokens(tx, inst.Scope(), inst.ID), state.Delete(tx, inst))
+	})
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"slices"
 
 	"github.com/steadcloud/stead/internal/state"
 )
@@ -41,4 +42,21 @@ func (c *Cloud) once(tx *state.Tx, s state.Scope, action string, token *string, 
 	}
 	t := &state.Token{Meta: state.Meta{Account: s.Account, Region: s.Region, ID: id, Created: c.now().UTC()}, Hash: hash, Results: ids}
 	return ids, state.Put(tx, t)
+}
+
+// dropTokens forgets the tokens that made a resource which is gone: a request
+// that repeats one makes a new resource.
+func dropTokens(tx *state.Tx, s state.Scope, id string) error {
+	tokens, err := state.List[state.Token](tx, s)
+	if err != nil {
+		return err
+	}
+	for _, t := range tokens {
+		if slices.Contains(t.Results, id) {
+			if err := state.Delete(tx, t); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

@@ -36,6 +36,14 @@ func (m *Manager) launch(ctx context.Context, verb, name string, ids []string, i
 		in.ClientToken = aws.String(clientToken(verb, name, ids))
 		out, err := m.ec2.RunInstances(ctx, in)
 		if apiCode(err) == "IdempotentParameterMismatch" {
+			spent, lookErr := m.spentToken(ctx, *in.ClientToken)
+			if lookErr != nil {
+				return nil, lookErr
+			}
+			if spent {
+				ids = append(slices.Clone(ids), *in.ClientToken)
+				continue
+			}
 			return nil, &Error{
 				Op: "launch", Resource: "server " + name, Code: KindExists, Err: err,
 				Reason: "the same command with other options is under way or was interrupted", Remedy: "repeat it with the options it had",
@@ -58,6 +66,23 @@ func (m *Manager) launch(ctx context.Context, verb, name string, ids []string, i
 		ids = append(slices.Clone(ids), aws.ToString(i.InstanceId))
 	}
 	return nil, &Error{Op: "launch", Resource: "instance", Reason: "each instance was dead at once"}
+}
+
+// spentToken tells whether nothing lives any more of what a token launched: a
+// server of the same name had it in an earlier life, with other options.
+func (m *Manager) spentToken(ctx context.Context, token string) (bool, error) {
+	out, err := m.ec2.DescribeInstances(ctx, &ec2.DescribeInstancesInput{
+		Filters: []types.Filter{{Name: aws.String("client-token"), Values: []string{token}}},
+	})
+	if err != nil {
+		return false, wrap("find instance of", "client token "+token, err)
+	}
+	for _, r := range out.Reservations {
+		if slices.ContainsFunc(r.Instances, func(i types.Instance) bool { return live(&i) }) {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // launchMappings are an image's block device mappings as a launch of a durable
