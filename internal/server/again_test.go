@@ -3,11 +3,13 @@ package server_test
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"sync"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	"github.com/aws/smithy-go"
 
 	"github.com/steadcloud/stead/internal/server"
@@ -34,6 +36,19 @@ func (s *strictTokens) RunInstances(ctx context.Context, in *ec2.RunInstancesInp
 		return nil, &smithy.GenericAPIError{Code: "IdempotentParameterMismatch", Message: "other parameters"}
 	}
 	return s.EC2.RunInstances(ctx, in, opts...)
+}
+
+// DescribeInstances has forgotten the dead, as EC2 has an hour later.
+func (s *strictTokens) DescribeInstances(ctx context.Context, in *ec2.DescribeInstancesInput, opts ...func(*ec2.Options)) (*ec2.DescribeInstancesOutput, error) {
+	out, err := s.EC2.DescribeInstances(ctx, in, opts...)
+	if err != nil || len(in.InstanceIds) > 0 {
+		return out, err
+	}
+	for i := range out.Reservations {
+		r := &out.Reservations[i]
+		r.Instances = slices.DeleteFunc(r.Instances, func(i types.Instance) bool { return i.State.Name == types.InstanceStateNameTerminated })
+	}
+	return out, nil
 }
 
 // A name whose server is gone for good is free for another one, whatever the

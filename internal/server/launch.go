@@ -69,17 +69,21 @@ func (m *Manager) launch(ctx context.Context, verb, name string, ids []string, i
 }
 
 // spentToken tells whether nothing lives any more of what a token launched: a
-// server of the same name had it in an earlier life, with other options.
+// server of the same name had it in an earlier life, with other options. All
+// instances are looked at, for not every endpoint filters by token.
 func (m *Manager) spentToken(ctx context.Context, token string) (bool, error) {
-	out, err := m.ec2.DescribeInstances(ctx, &ec2.DescribeInstancesInput{
-		Filters: []types.Filter{{Name: aws.String("client-token"), Values: []string{token}}},
-	})
-	if err != nil {
-		return false, wrap("find instance of", "client token "+token, err)
-	}
-	for _, r := range out.Reservations {
-		if slices.ContainsFunc(r.Instances, func(i types.Instance) bool { return live(&i) }) {
-			return false, nil
+	pages := ec2.NewDescribeInstancesPaginator(m.ec2, &ec2.DescribeInstancesInput{})
+	for pages.HasMorePages() {
+		out, err := pages.NextPage(ctx)
+		if err != nil {
+			return false, wrap("find the instance of", "client token "+token, err)
+		}
+		for _, r := range out.Reservations {
+			for _, i := range r.Instances {
+				if aws.ToString(i.ClientToken) == token && live(&i) {
+					return false, nil
+				}
+			}
 		}
 	}
 	return true, nil
