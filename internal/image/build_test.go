@@ -133,7 +133,7 @@ func TestBuildTinyUnprivileged(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("TestBuildTiny is run as an ordinary user already")
 	}
-	dir, err := os.MkdirTemp("/tmp", "stead-image-test-") //nolint:usetesting // t.TempDir is closed to other users
+	dir, err := os.MkdirTemp("/tmp", "stead-image-test-") // t.TempDir is closed to other users
 	if err != nil {
 		t.Fatal(err)
 	}

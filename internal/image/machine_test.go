@@ -87,7 +87,7 @@ func boot(t *testing.T, tiny *Tiny, signer ssh.Signer, metadata *metadataServer,
 	if err != nil {
 		lacking(t, "qemu-system-x86_64 is not installed: apt-get install qemu-system-x86")
 	}
-	dir, err := os.MkdirTemp("", "tiny") //nolint:usetesting // a socket needs a short path
+	dir, err := os.MkdirTemp("", "tiny") // a socket needs a short path
 	if err != nil {
 		t.Fatal(err)
 	}
