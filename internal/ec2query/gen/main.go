@@ -18,7 +18,6 @@ import (
 	"go/format"
 	"go/parser"
 	"go/token"
-	"log"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,12 +28,11 @@ import (
 const sdk = "github.com/aws/aws-sdk-go-v2/service/ec2"
 
 func main() {
-	log.SetFlags(0)
-	log.SetPrefix("gen: ")
 	out := flag.String("out", "zz_names.go", "file to write")
 	flag.Parse()
 	if err := run(*out); err != nil {
-		log.Fatal(err)
+		fmt.Fprintln(os.Stderr, "gen:", err)
+		os.Exit(1)
 	}
 }
 
