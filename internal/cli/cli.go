@@ -229,7 +229,7 @@ func isTerminal(stream any) bool {
 
 // exit prints err, if there is one to print, and returns the exit code.
 func (a *App) exit(ctx context.Context, cmd *cobra.Command, err error) int {
-	var status exitStatus
+	var status exitError
 	switch {
 	case err == nil:
 		return exitOK

@@ -39,8 +39,8 @@ type cloudFlags struct {
 func (o *cloudFlags) add(a *App, cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&o.listen, "listen", a.Getenv("STEAD_LISTEN"), "`HOST:PORT` of the API (default 127.0.0.1:8773)")
-	f.StringVar(&o.machines, "machines", a.envOr("STEAD_MACHINES", "auto"), "`KIND` of machines: auto, or none for the API alone")
-	f.StringVar(&o.accel, "accel", a.envOr("STEAD_ACCEL", "auto"), "`KIND` of acceleration: auto, kvm or tcg")
+	f.StringVar(&o.machines, "machines", a.envOrAuto("STEAD_MACHINES"), "`KIND` of machines: auto, or none for the API alone")
+	f.StringVar(&o.accel, "accel", a.envOrAuto("STEAD_ACCEL"), "`KIND` of acceleration: auto, kvm or tcg")
 	f.StringVar(&o.account, "account-id", a.Getenv("STEAD_ACCOUNT_ID"), "account `ID`, twelve digits")
 	f.BoolVar(&o.egress, "egress", a.egress(), "let machines reach beyond the cloud")
 }
@@ -79,7 +79,7 @@ func (a *App) cloudStart(ctx context.Context, o cloudFlags) error {
 	p := a.newProgress()
 	defer p.close()
 	var control *cloud.Control
-	err = p.run("start local cloud", "", func() (err error) {
+	err = p.run("start local cloud", func() (err error) {
 		control, err = cloud.Ensure(ctx, cloud.StartOptions{
 			DataDir: dir, Version: a.Version, Listen: o.listen, Machines: o.machines,
 			Accel: o.accel, Account: o.account, Egress: o.egress,
@@ -113,7 +113,7 @@ func (a *App) cloudStop(ctx context.Context, keepMachines bool) error {
 	}
 	p := a.newProgress()
 	defer p.close()
-	err = p.run("stop local cloud", "", func() error {
+	err = p.run("stop local cloud", func() error {
 		control, err := cloud.Connect(dir)
 		switch {
 		case err == nil:
@@ -236,7 +236,7 @@ func (a *App) cloudRun(ctx context.Context, o cloudFlags) error {
 	var ended *cloud.ExitError
 	switch {
 	case errors.As(err, &ended):
-		return exitStatus(ended.Code)
+		return exitError(ended.Code)
 	case errors.Is(err, cloud.ErrInUse):
 		return &server.Error{Code: server.KindExists, Op: "run", Resource: "local cloud", Err: err, Remedy: "stead cloud status"}
 	case err != nil && ctx.Err() == nil:

@@ -106,10 +106,10 @@ func (a *App) createOptions(o createOptions) (server.CreateOptions, error) {
 		Name: o.name, Image: o.image, Type: o.instanceType, Zone: o.zone, User: o.user,
 		NoAddress: o.noAddress, Wait: o.wait.value(),
 	}
-	var err error
-	if err = server.CheckName(o.name); err != nil {
+	if err := server.CheckName(o.name); err != nil {
 		return opts, err
 	}
+	var err error
 	if o.disk != "" {
 		if opts.DiskGiB, err = parseSize(o.disk); err != nil {
 			return opts, err
@@ -188,7 +188,7 @@ func (s *session) ensureTiny(ctx context.Context, image string) error {
 // build has the local cloud build an image and returns its ID.
 func (s *session) build(ctx context.Context, name string) (string, error) {
 	var id string
-	err := s.progress.run("build image "+name, "", func() (err error) {
+	err := s.progress.run("build image "+name, func() (err error) {
 		id, err = s.local.control.BuildImage(ctx, name, s.progress.build(name))
 		return err
 	})

@@ -49,6 +49,7 @@ func (a *App) report(ctx context.Context, cmd *cobra.Command, err error) errorRe
 		if r.Remedy == "" && cmd != nil {
 			r.Remedy = cmd.CommandPath() + " --help"
 		}
+	default: // the error's own remedy is all there is to say
 	}
 	return r
 }

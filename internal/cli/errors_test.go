@@ -30,17 +30,29 @@ func TestReport(t *testing.T) {
 		want errorReport
 	}{
 		{"plain", ctx, plain, errors.New("boom"), exitFailed, errorReport{Message: "boom"}},
-		{"kinds", ctx, plain, &server.Error{Op: "show", Resource: "server x", Reason: "gone", Code: server.KindNotFound, Remedy: "stead ls"},
-			exitNotFound, errorReport{Message: "show server x: gone", Remedy: "stead ls"}},
-		{"sdk", ctx, plain, fmt.Errorf("create server web: %w", api), exitCapacity,
-			errorReport{Message: "create server web: RunInstances: InsufficientInstanceCapacity: none left"}},
-		{"remedy within", ctx, plain, fmt.Errorf("outer: %w", &server.Error{Reason: "in", Remedy: "do this", Code: server.KindProtected}),
-			exitExists, errorReport{Message: "outer: in", Remedy: "do this"}},
-		{"interrupted", cancelled, resumes, errors.New("half way"), exitInterrupted,
-			errorReport{Message: "half way", Resume: "stead rescue 'a b'"}},
+		{
+			"kinds", ctx, plain, &server.Error{Op: "show", Resource: "server x", Reason: "gone", Code: server.KindNotFound, Remedy: "stead ls"},
+			exitNotFound,
+			errorReport{Message: "show server x: gone", Remedy: "stead ls"},
+		},
+		{
+			"sdk", ctx, plain, fmt.Errorf("create server web: %w", api), exitCapacity,
+			errorReport{Message: "create server web: RunInstances: InsufficientInstanceCapacity: none left"},
+		},
+		{
+			"remedy within", ctx, plain, fmt.Errorf("outer: %w", &server.Error{Reason: "in", Remedy: "do this", Code: server.KindProtected}),
+			exitExists,
+			errorReport{Message: "outer: in", Remedy: "do this"},
+		},
+		{
+			"interrupted", cancelled, resumes, errors.New("half way"), exitInterrupted,
+			errorReport{Message: "half way", Resume: "stead rescue 'a b'"},
+		},
 		{"interrupted reader", cancelled, plain, context.Canceled, exitInterrupted, errorReport{Message: "context canceled"}},
-		{"timed out", ctx, resumes, context.DeadlineExceeded, exitTimeout,
-			errorReport{Message: "context deadline exceeded", Resume: "stead rescue 'a b'"}},
+		{
+			"timed out", ctx, resumes, context.DeadlineExceeded, exitTimeout,
+			errorReport{Message: "context deadline exceeded", Resume: "stead rescue 'a b'"},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -23,10 +23,10 @@ const (
 	exitInterrupted = 130
 )
 
-// exitStatus is the exit code of a command on a server, handed on as it is.
-type exitStatus int
+// exitError is the exit code of a command on a server, handed on as it is.
+type exitError int
 
-func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
 // exitCode maps the kind of an error to its exit code.
 func exitCode(kind server.Kind) int {

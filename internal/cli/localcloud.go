@@ -48,7 +48,7 @@ func (a *App) openLocal(ctx context.Context, p *progress, start bool) (*localClo
 	if !start {
 		return nil, notRunning()
 	}
-	err = p.run("start local cloud", "", func() error {
+	err = p.run("start local cloud", func() error {
 		control, err = cloud.Ensure(ctx, a.startOptions(dir))
 		return err
 	})
@@ -77,18 +77,18 @@ func (a *App) startOptions(dir string) cloud.StartOptions {
 		DataDir:  dir,
 		Version:  a.Version,
 		Listen:   a.Getenv("STEAD_LISTEN"), // "" is the cloud's own choice
-		Machines: a.envOr("STEAD_MACHINES", "auto"),
-		Accel:    a.envOr("STEAD_ACCEL", "auto"),
+		Machines: a.envOrAuto("STEAD_MACHINES"),
+		Accel:    a.envOrAuto("STEAD_ACCEL"),
 		Account:  a.Getenv("STEAD_ACCOUNT_ID"),
 		Egress:   a.egress(),
 	}
 }
 
-func (a *App) envOr(name, fallback string) string {
+func (a *App) envOrAuto(name string) string {
 	if v := a.Getenv(name); v != "" {
 		return v
 	}
-	return fallback
+	return "auto"
 }
 
 // egress tells whether machines of the local cloud reach beyond it.

@@ -80,14 +80,14 @@ func (p *progress) build(name string) func(step string, done, total int64) {
 }
 
 // run shows fn as one step.
-func (p *progress) run(step, resource string, fn func() error) error {
-	p.event(server.Event{State: server.StepStarted, Step: step, Resource: resource})
+func (p *progress) run(step string, fn func() error) error {
+	p.event(server.Event{State: server.StepStarted, Step: step})
 	state := server.StepDone
 	err := fn()
 	if err != nil {
 		state = server.StepFailed
 	}
-	p.event(server.Event{State: state, Step: step, Resource: resource})
+	p.event(server.Event{State: state, Step: step})
 	return err
 }
 

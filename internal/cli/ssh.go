@@ -94,7 +94,7 @@ func (a *App) ssh(ctx context.Context, o sshOptions) error {
 		return &server.Error{Op: "ssh to", Resource: "server " + o.name, Err: err, Code: sshKind(ctx, err), Remedy: sshRemedy(o.name, err)}
 	}
 	if code != 0 {
-		return exitStatus(code)
+		return exitError(code)
 	}
 	return nil
 }
