@@ -85,15 +85,13 @@ func (c *codec) unpack(stored, buf []byte) ([]byte, error) {
 		return nil, &CorruptError{Reason: "its checksum doesn't match"}
 	}
 	size := binary.LittleEndian.Uint32(stored[sizeAt:])
-	var (
-		data []byte
-		err  error
-	)
+	data := buf[:0]
 	switch packing := stored[len(blockMagic)]; packing {
 	case packedNot:
-		data = append(buf[:0], stored[blockHeader:]...)
+		data = append(data, stored[blockHeader:]...)
 	case packedByZstd:
-		if data, err = c.dec.DecodeAll(stored[blockHeader:], buf[:0]); err != nil {
+		var err error
+		if data, err = c.dec.DecodeAll(stored[blockHeader:], data); err != nil {
 			return nil, &CorruptError{Reason: err.Error()}
 		}
 	default:

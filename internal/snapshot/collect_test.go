@@ -19,7 +19,7 @@ func TestDeleteInAnyOrder(t *testing.T) {
 	for seed := range uint64(4) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, 7))
-			path := scratch(t)
+			path := snapshot.Scratch(t)
 			store := openStore(t, path)
 			e := engine(store)
 			volume := data(t, 3<<20+4321, seed)
@@ -78,7 +78,7 @@ func collect(t *testing.T, e *snapshot.Engine) int64 {
 // TestCollectRacesCreate lets collections run all the time while snapshots of
 // the same blocks come and go: a block is often garbage just when it is found.
 func TestCollectRacesCreate(t *testing.T) {
-	store := openStore(t, scratch(t))
+	store := openStore(t, snapshot.Scratch(t))
 	e := engine(store)
 	volumes := []memory{data(t, 2<<20, 1), data(t, 2<<20, 2)}
 	copy(volumes[1][1<<20:], volumes[0][1<<20:])
@@ -131,7 +131,7 @@ func TestCollectRacesCreate(t *testing.T) {
 // TestCollectKeepsRunningUpload collects from within a Create: what it has
 // stored so far is named by no manifest.
 func TestCollectKeepsRunningUpload(t *testing.T) {
-	store := openStore(t, scratch(t))
+	store := openStore(t, snapshot.Scratch(t))
 	e := engine(store)
 	volume := data(t, 16<<20)
 	collects := 0

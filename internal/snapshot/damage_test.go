@@ -57,7 +57,7 @@ func damages() map[string]func([]byte) []byte {
 func TestDamagedBlockIsFoundAndRefused(t *testing.T) {
 	for name, edit := range damages() {
 		t.Run(name, func(t *testing.T) {
-			path := scratch(t)
+			path := snapshot.Scratch(t)
 			store := openStore(t, path)
 			shared := data(t, 1<<20, 1)
 			only := data(t, 3<<20, 2)
@@ -109,7 +109,7 @@ func wantRefused(t *testing.T, store snapshot.Store, id, block string) {
 // Another block in a block's place is sound by its own checksum; only the
 // manifest knows better.
 func TestMisplacedBlockIsFoundAndRefused(t *testing.T) {
-	path := scratch(t)
+	path := snapshot.Scratch(t)
 	store := openStore(t, path)
 	snap(t, store, "s", memory(append(bytesOf(1, snapshot.BlockSize), bytesOf(2, snapshot.BlockSize)...)))
 	blocks := files(t, filepath.Join(path, "blocks"))
@@ -129,7 +129,7 @@ func TestMisplacedBlockIsFoundAndRefused(t *testing.T) {
 }
 
 func TestMissingBlockIsFoundAndRefused(t *testing.T) {
-	path := scratch(t)
+	path := snapshot.Scratch(t)
 	store := openStore(t, path)
 	snap(t, store, "s", data(t, 2<<20))
 	victim := files(t, filepath.Join(path, "blocks"))[0]
@@ -151,7 +151,7 @@ func TestMissingBlockIsFoundAndRefused(t *testing.T) {
 func TestDamagedManifestIsFoundAndRefused(t *testing.T) {
 	for name, edit := range damages() {
 		t.Run(name, func(t *testing.T) {
-			path := scratch(t)
+			path := snapshot.Scratch(t)
 			store := openStore(t, path)
 			volume := data(t, 2<<20, 2)
 			snap(t, store, "hit", data(t, 2<<20, 1))
@@ -199,7 +199,7 @@ func TestDamagedManifestIsFoundAndRefused(t *testing.T) {
 
 // A manifest under another's name would restore the wrong volume.
 func TestSwappedManifestIsRefused(t *testing.T) {
-	path := scratch(t)
+	path := snapshot.Scratch(t)
 	store := openStore(t, path)
 	snap(t, store, "a", data(t, 1<<20, 1))
 	snap(t, store, "b", data(t, 1<<20, 2))

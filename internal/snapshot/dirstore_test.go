@@ -21,18 +21,6 @@ func openStore(t testing.TB, path string) *snapshot.DirStore {
 	return store
 }
 
-// scratch is a folder in memory where the system has one, for tests that make
-// thousands of syncs and learn nothing from waiting for a disk.
-func scratch(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "stead-snapshot-")
-	if err != nil {
-		return t.TempDir()
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	return dir
-}
-
 func TestDirStore(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) snapshot.Store { return openStore(t, filepath.Join(t.TempDir(), "store")) })
 }

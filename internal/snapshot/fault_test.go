@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -70,18 +69,6 @@ func (f *faults) before(string, string) error {
 	return nil
 }
 
-// scratch is a folder in memory where the system has one, as in package
-// snapshot_test.
-func scratch(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "stead-snapshot-")
-	if err != nil {
-		return t.TempDir()
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	return dir
-}
-
 // life is everything that changes a store.
 func life(t *testing.T, e *Engine, fresh stripes) error {
 	ctx := t.Context()
@@ -114,7 +101,7 @@ func TestFaultAtEveryWrite(t *testing.T) {
 		hit := true
 		for k := int64(1); hit; k++ {
 			t.Run(fmt.Sprintf("crash=%v/%d", crash, k), func(t *testing.T) {
-				path := scratch(t)
+				path := Scratch(t)
 				f := &faults{crash: crash, err: syscall.ENOSPC}
 				f.at.Store(1 << 40)
 				s, e := open(path, disk{before: f.before})

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -95,7 +96,7 @@ func TestKill(t *testing.T) {
 	if n, err := strconv.Atoi(os.Getenv("STEAD_KILLS")); err == nil {
 		kills = n
 	}
-	path := scratch(t)
+	path := snapshot.Scratch(t)
 	made := make(map[uint64]bool)
 	for range kills {
 		killOnce(t, path, made)
@@ -196,7 +197,7 @@ func TestFullDisk(t *testing.T) {
 		t.Errorf("%d snapshots, want 1", report.Snapshots)
 	}
 	collect(t, engine(store))
-	fits := append(noise(3 << 20)[:2<<20:2<<20], bytesOf(7, 1<<20)...)
+	fits := slices.Concat(noise(3 << 20)[:2<<20], bytesOf(7, 1<<20))
 	snap(t, store, "fits", memory(fits))
 	wantRestored(t, store, "fits", fits)
 }

@@ -137,7 +137,9 @@ func text(size int) []byte {
 
 func blocksComeBack(f *fixture) {
 	blocks := [][]byte{
-		{0}, {7}, text(511), text(4096), noise(1, 65537), text(snapshot.BlockSize),
+		{0},
+		{7},
+		text(511), text(4096), noise(1, 65537), text(snapshot.BlockSize),
 		noise(2, snapshot.BlockSize), make([]byte, snapshot.BlockSize),
 	}
 	infos := f.add("s", blocks...)
