@@ -48,7 +48,7 @@ func (n *Network) dhcpReply(p *port, req *dhcpv4.DHCPv4, gateway netip.Addr) (*d
 	}
 	server := dhcpv4.WithOption(dhcpv4.OptServerIdentifier(gateway.AsSlice()))
 	var kind dhcpv4.MessageType
-	lease := []dhcpv4.Modifier{dhcpv4.WithYourIP(p.ip.AsSlice()), dhcpv4.WithLeaseTime(uint32(leaseTime / time.Second))}
+	mods := []dhcpv4.Modifier{dhcpv4.WithYourIP(p.ip.AsSlice()), dhcpv4.WithLeaseTime(uint32(leaseTime / time.Second))}
 	switch req.MessageType() {
 	case dhcpv4.MessageTypeDiscover:
 		kind = dhcpv4.MessageTypeOffer
@@ -58,11 +58,11 @@ func (n *Network) dhcpReply(p *port, req *dhcpv4.DHCPv4, gateway netip.Addr) (*d
 		}
 		kind = dhcpv4.MessageTypeAck
 	case dhcpv4.MessageTypeInform:
-		kind, lease = dhcpv4.MessageTypeAck, nil
+		kind, mods = dhcpv4.MessageTypeAck, nil // no lease
 	default:
 		return nil, nil
 	}
-	mods := append(lease, server,
+	mods = append(mods, server,
 		dhcpv4.WithMessageType(kind),
 		dhcpv4.WithNetmask(net.CIDRMask(p.subnet.Prefix.Bits(), 32)),
 		dhcpv4.WithRouter(gateway.AsSlice()),

@@ -29,8 +29,10 @@ var loopback = netip.MustParsePrefix("127.0.0.0/8")
 
 // commonPorts come first where rules open more ports than maxForwards.
 func commonPorts() []int {
-	return []int{22, 80, 443, 8080, 8443, 8000, 3000, 5000, 9000, 25, 53, 110, 143, 465, 587, 993, 995, 21,
-		3306, 5432, 6379, 27017, 9200, 11211, 5672, 1433, 3389, 5900, 2049, 6443, 9090, 9092, 2375, 2376}
+	return []int{
+		22, 80, 443, 8080, 8443, 8000, 3000, 5000, 9000, 25, 53, 110, 143, 465, 587, 993, 995, 21,
+		3306, 5432, 6379, 27017, 9200, 11211, 5672, 1433, 3389, 5900, 2049, 6443, 9090, 9092, 2375, 2376,
+	}
 }
 
 // forwards are the host's listeners for one machine.

@@ -239,7 +239,9 @@ func TestWantedPorts(t *testing.T) {
 		{
 			"wide, and a narrow one after it",
 			[]Rule{tcpRule(0, 65535, "0.0.0.0/0"), tcpRule(50000, 50001, "0.0.0.0/0")},
-			128, []int{22, 80, 443, 50000, 50001}, []error{ErrTooManyPorts},
+			128,
+			[]int{22, 80, 443, 50000, 50001},
+			[]error{ErrTooManyPorts},
 		},
 		{"all traffic", []Rule{{Protocol: "-1", FromPort: -1, ToPort: -1, Sources: prefixes("0.0.0.0/0")}}, 128, []int{22, 443}, []error{ErrTooManyPorts}},
 		{"udp", []Rule{{Protocol: "udp", FromPort: 53, ToPort: 53, Sources: prefixes("0.0.0.0/0")}}, 0, nil, []error{errors.ErrUnsupported}},

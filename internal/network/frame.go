@@ -122,7 +122,8 @@ func parseIPv4(b []byte) (packet, bool) {
 	if p.laterFragment {
 		return p, true
 	}
-	return p, p.parseTransport()
+	ok := p.parseTransport()
+	return p, ok
 }
 
 // parseTransport needs the whole transport header: a first fragment too short

@@ -289,7 +289,10 @@ func exchange(c net.Conn, q *dns.Msg, proto string) (*dns.Msg, error) {
 		return nil, err
 	}
 	r := new(dns.Msg)
-	return r, r.Unpack(buf[:n])
+	if err := r.Unpack(buf[:n]); err != nil {
+		return nil, err
+	}
+	return r, nil
 }
 
 // Without egress a machine must learn at once that there is no outside.
