@@ -235,12 +235,12 @@ func TestMachineWaitsWhenTheHostDiskIsFull(t *testing.T) {
 // and is QEMU otherwise.
 func wrapQEMU(t *testing.T, script string) string {
 	t.Helper()
-	real, err := exec.LookPath(defaultQEMU)
+	qemu, err := exec.LookPath(defaultQEMU)
 	if err != nil {
 		skip(t, "%s is not installed", defaultQEMU)
 	}
 	path := filepath.Join(shortDir(t), "qemu")
-	code := fmt.Sprintf("#!/bin/sh\ncase \"$*\" in *'-accel kvm'*)\n%s\n;; esac\nexec %s \"$@\"\n", script, real)
+	code := fmt.Sprintf("#!/bin/sh\ncase \"$*\" in *'-accel kvm'*)\n%s\n;; esac\nexec %s \"$@\"\n", script, qemu)
 	if err := os.WriteFile(path, []byte(code), 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -115,7 +115,7 @@ func parseIOError(data json.RawMessage) (e IOError, stops bool) {
 // volumeOfNode returns the volume of a block node, empty for a node that isn't
 // ours.
 func volumeOfNode(node string) string {
-	if kind, volume, ok := strings.Cut(node, "-"); ok && len(kind) == 1 && strings.Contains("abcfv", kind) {
+	if kind, volume, ok := strings.Cut(node, "-"); ok && len(kind) == 1 && strings.ContainsAny(kind, "abcfv") {
 		return volume
 	}
 	return ""

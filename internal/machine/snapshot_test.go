@@ -160,7 +160,7 @@ func TestMachineSnapshotIsOneInstantOfTwoDisks(t *testing.T) {
 				t.Error("a full read differs from reading the ranges with data")
 			}
 		}
-		if !(stamps[1] <= stamps[0] && stamps[0] <= stamps[1]+1) {
+		if stamps[0] < stamps[1] || stamps[0] > stamps[1]+1 {
 			t.Errorf("disks are of different instants: writes %d and %d", stamps[0], stamps[1])
 		}
 		if stamps[0] < before {

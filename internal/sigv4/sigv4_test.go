@@ -41,8 +41,10 @@ type shape struct {
 }
 
 var shapes = []shape{
-	{name: "post form", method: "POST", url: "http://127.0.0.1:8773/", body: "Action=DescribeVolumes&Version=2016-11-15",
-		header: http.Header{"Content-Type": {"application/x-www-form-urlencoded; charset=utf-8"}}},
+	{
+		name: "post form", method: "POST", url: "http://127.0.0.1:8773/", body: "Action=DescribeVolumes&Version=2016-11-15",
+		header: http.Header{"Content-Type": {"application/x-www-form-urlencoded; charset=utf-8"}},
+	},
 	{name: "no path", method: "POST", url: "http://ec2.example", body: "Action=RunInstances"},
 	{name: "get with query", method: "GET", url: "http://localhost:8773/?Version=2016-11-15&Action=DescribeInstances&Filter.1.Value.1=a%20b%2Bc%26d&Empty="},
 	{name: "query order by value", method: "GET", url: "http://h/?b=2&a=z&a=b&a-b=1&A=0&a%2F=4"},
@@ -50,15 +52,21 @@ var shapes = []shape{
 	{name: "unicode", method: "GET", url: "http://h/sn%C3%A4p/%E2%82%AC?n%C3%A4me=%E6%97%A5%E6%9C%AC&t=~-_.*!'()"},
 	{name: "path with escapes", method: "GET", url: "http://h/a%2Fb/c%20d/e:f/g@h/%25"},
 	{name: "trailing slash", method: "PUT", url: "http://h/snapshots/snap-1/blocks/", body: "x"},
-	{name: "folded headers", method: "POST", url: "http://h/", body: "b",
-		header: http.Header{"My-Header": {"  a   b  c ", "second,  value"}, "X-Amz-Target": {"AmazonSSM.GetParameter"}}},
+	{
+		name: "folded headers", method: "POST", url: "http://h/", body: "b",
+		header: http.Header{"My-Header": {"  a   b  c ", "second,  value"}, "X-Amz-Target": {"AmazonSSM.GetParameter"}},
+	},
 	{name: "session token", method: "POST", url: "http://h/", body: "b", token: "tok/en=="},
 	{name: "sts", method: "POST", url: "http://h/", body: "Action=GetCallerIdentity", service: "sts"},
-	{name: "s3 path as sent", method: "GET", url: "http://h/bucket//a/../key%20with%2Bplus", service: "s3",
-		payload: unsignedPayload, header: http.Header{"X-Amz-Content-Sha256": {unsignedPayload}}},
+	{
+		name: "s3 path as sent", method: "GET", url: "http://h/bucket//a/../key%20with%2Bplus", service: "s3",
+		payload: unsignedPayload, header: http.Header{"X-Amz-Content-Sha256": {unsignedPayload}},
+	},
 	{name: "stated hash", method: "POST", url: "http://h/", body: "b", header: http.Header{"X-Amz-Content-Sha256": {hashOf("b")}}},
-	{name: "unsigned body of ebs", method: "PUT", url: "http://h/snapshots/s/blocks/1", body: "b", service: "ebs",
-		payload: unsignedPayload, header: http.Header{"X-Amz-Content-Sha256": {unsignedPayload}}},
+	{
+		name: "unsigned body of ebs", method: "PUT", url: "http://h/snapshots/s/blocks/1", body: "b", service: "ebs",
+		payload: unsignedPayload, header: http.Header{"X-Amz-Content-Sha256": {unsignedPayload}},
+	},
 	{name: "empty body", method: "DELETE", url: "http://h/"},
 }
 
@@ -196,8 +204,10 @@ func TestWrongKeyIsRefused(t *testing.T) {
 
 // TestTampered changes a request after it was signed, in one place each time.
 func TestTampered(t *testing.T) {
-	s := shape{method: "POST", url: "http://127.0.0.1:8773/a/b?x=1&y=2", body: "Action=TerminateInstances&InstanceId.1=i-1",
-		header: http.Header{"Content-Type": {"application/x-www-form-urlencoded"}, "X-Amz-Target": {"S.A"}}, token: "t"}
+	s := shape{
+		method: "POST", url: "http://127.0.0.1:8773/a/b?x=1&y=2", body: "Action=TerminateInstances&InstanceId.1=i-1",
+		header: http.Header{"Content-Type": {"application/x-www-form-urlencoded"}, "X-Amz-Target": {"S.A"}}, token: "t",
+	}
 	inAuth := func(old, repl string) func(*http.Request, *[]byte) {
 		return func(r *http.Request, _ *[]byte) {
 			a := r.Header.Get("Authorization")

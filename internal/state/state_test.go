@@ -92,8 +92,13 @@ func TestScopesAreIsolated(t *testing.T) {
 func TestAllScopes(t *testing.T) {
 	db := open(t)
 	scopes := []state.Scope{
-		{Account: "1", Region: "us"}, {Account: "1", Region: "us-east"}, {Account: "1", Region: "us-east-1"}, {Account: "1", Region: "us.x"},
-		{Account: "1", Region: "us0"}, {Account: "12", Region: "us"}, {Account: "2", Region: "us-east-1"},
+		{Account: "1", Region: "us"},
+		{Account: "1", Region: "us-east"},
+		{Account: "1", Region: "us-east-1"},
+		{Account: "1", Region: "us.x"},
+		{Account: "1", Region: "us0"},
+		{Account: "12", Region: "us"},
+		{Account: "2", Region: "us-east-1"},
 	}
 	want := map[string]int{}
 	for _, s := range scopes {

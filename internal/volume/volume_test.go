@@ -89,7 +89,7 @@ func TestCreateIsBlankSparseAndPrivate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := r.NextData(0); err != io.EOF {
+	if _, _, err := r.NextData(0); !errors.Is(err, io.EOF) {
 		t.Errorf("a blank volume has data: %v", err)
 	}
 	if err := r.Close(); err != nil {
@@ -280,7 +280,7 @@ func TestReaderFindsData(t *testing.T) {
 	found := int64(0)
 	for off := int64(0); ; {
 		start, end, err := r.NextData(off)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil || start < off || end <= start || end > size {
@@ -300,7 +300,7 @@ func TestReaderFindsData(t *testing.T) {
 		t.Errorf("%d bytes found, 9 were written: holes aren't used", found)
 	}
 	for _, off := range []int64{size, size + 1} {
-		if _, _, err := r.NextData(off); err != io.EOF {
+		if _, _, err := r.NextData(off); !errors.Is(err, io.EOF) {
 			t.Errorf("next data after %d: %v", off, err)
 		}
 	}
