@@ -181,13 +181,15 @@ func (c *Control) get(ctx context.Context, path string, into any) error {
 // Info asks the daemon about itself.
 func (c *Control) Info(ctx context.Context) (Info, error) {
 	var i Info
-	return i, c.get(ctx, "/info", &i)
+	err := c.get(ctx, "/info", &i)
+	return i, err
 }
 
 // Credentials gives the key that signs requests to the daemon.
 func (c *Control) Credentials(ctx context.Context) (Credentials, error) {
 	var k Credentials
-	return k, c.get(ctx, "/credentials", &k)
+	err := c.get(ctx, "/credentials", &k)
+	return k, err
 }
 
 // BuildImage builds an image by its name (tiny) and gives its ID.

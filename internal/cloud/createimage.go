@@ -33,7 +33,7 @@ func (c *Cloud) CreateImage(ctx context.Context, in *ec2.CreateImageInput) (*ec2
 		return nil, err
 	}
 	plan.image.Tags = imageTags
-	dress := func(v *state.Volume, snap *state.Snapshot) {
+	dress := func(_ *state.Volume, snap *state.Snapshot) {
 		snap.Tags = snapTags
 		snap.Description = fmt.Sprintf("Created by CreateImage(%s) for %s", plan.instance.ID, plan.image.ID)
 	}

@@ -156,8 +156,11 @@ func loadKeys(path string) (Credentials, error) {
 	if err != nil {
 		return keys, fmt.Errorf("read access key: %w", err)
 	}
-	if err := json.Unmarshal(raw, &keys); err != nil || keys.AccessKeyID == "" || keys.SecretAccessKey == "" {
-		return keys, fmt.Errorf("read access key %s: not a key (%v); remove the file and a new one is made", path, err)
+	if err := json.Unmarshal(raw, &keys); err != nil {
+		return keys, fmt.Errorf("read access key %s: not a key (%w); remove the file and a new one is made", path, err)
+	}
+	if keys.AccessKeyID == "" || keys.SecretAccessKey == "" {
+		return keys, fmt.Errorf("read access key %s: half a key; remove the file and a new one is made", path)
 	}
 	return keys, nil
 }
@@ -193,7 +196,7 @@ func writeFile(path string, data []byte) error {
 	if err == nil {
 		err = f.Sync()
 	}
-	if err = errors.Join(err, f.Close()); err != nil {
+	if err := errors.Join(err, f.Close()); err != nil {
 		return err
 	}
 	if err := os.Rename(tmp, path); err != nil {

@@ -322,8 +322,13 @@ func apiImage(i *state.Image) types.Image {
 		to   **string
 		from string
 	}{
-		{&out.Description, i.Description}, {&out.KernelId, i.KernelID}, {&out.RamdiskId, i.RamdiskID}, {&out.RootDeviceName, i.RootDevice},
-		{&out.ImageOwnerAlias, i.OwnerAlias}, {&out.SriovNetSupport, i.SRIOV}, {&out.SourceInstanceId, i.SourceInstance},
+		{&out.Description, i.Description},
+		{&out.KernelId, i.KernelID},
+		{&out.RamdiskId, i.RamdiskID},
+		{&out.RootDeviceName, i.RootDevice},
+		{&out.ImageOwnerAlias, i.OwnerAlias},
+		{&out.SriovNetSupport, i.SRIOV},
+		{&out.SourceInstanceId, i.SourceInstance},
 	} {
 		if f.from != "" {
 			*f.to = aws.String(f.from)

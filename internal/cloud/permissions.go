@@ -187,14 +187,14 @@ func portRangeOf(protocol *string, from, to *int32) (portRange, error) {
 	if n, ok := protocolNames[name]; ok {
 		name = n
 	}
-	switch {
-	case name == "tcp" || name == "udp":
+	switch name {
+	case "tcp", "udp":
 		return portsOf(name, from, to)
-	case name == "icmp":
+	case "icmp":
 		return icmpOf(from, to)
-	case name == "icmpv6":
+	case "icmpv6":
 		return portRange{}, unsupported("IPv6", "The network has IPv4 alone; use icmp.")
-	case name == allProtocols:
+	case allProtocols:
 		return portRange{name, -1, -1}, nil
 	}
 	if n, err := strconv.Atoi(name); err != nil || n < 0 || n > maxProtocol || strconv.Itoa(n) != name {

@@ -78,18 +78,23 @@ func (c *Cloud) StartInstances(ctx context.Context, in *ec2.StartInstancesInput)
 		if err := checkRoot(tx, i); err != nil {
 			return err
 		}
-		i.Want, i.Force, i.Resume = state.Running, false, false
-		i.Launched = c.now().UTC()
-		c.enter(i, state.Pending)
-		c.reason(i, "", "")
-		if i.PublicIP == "" {
-			var err error
-			i.PublicIP, err = c.newPublicIP(tx)
-			return err
-		}
-		return nil
+		i.Force, i.Launched = false, c.now().UTC()
+		return c.setGoing(tx, i)
 	})
 	return &ec2.StartInstancesOutput{StartingInstances: changes}, err
+}
+
+// setGoing has an instance without a machine get one.
+func (c *Cloud) setGoing(tx *state.Tx, i *state.Instance) error {
+	i.Want, i.Resume = state.Running, false
+	c.enter(i, state.Pending)
+	c.reason(i, "", "")
+	if i.PublicIP != "" {
+		return nil
+	}
+	var err error
+	i.PublicIP, err = c.newPublicIP(tx)
+	return err
 }
 
 func checkRoot(tx *state.Tx, i *state.Instance) error {

@@ -275,11 +275,7 @@ func (c *Cloud) reconcileSnapshot(ctx context.Context, j job) error {
 	}
 	failed := err
 	err = amend(c, j, func(_ *state.Tx, s *state.Snapshot) error {
-		if failed != nil {
-			s.State, s.Message = state.SnapshotError, failed.Error()
-			return nil
-		}
-		s.State, s.Progress, s.Completed, s.DataBytes, s.Message = state.SnapshotCompleted, 100, c.now().UTC(), info.DataBytes, ""
+		c.settle(s, info, failed)
 		return nil
 	})
 	if err != nil {
@@ -291,6 +287,15 @@ func (c *Cloud) reconcileSnapshot(ctx context.Context, j job) error {
 	}
 	c.work.kick(j)
 	return c.kickImages(j.scope)
+}
+
+// settle notes in a snapshot's record how its copying ended.
+func (c *Cloud) settle(s *state.Snapshot, info snapshot.Info, failed error) {
+	if failed != nil {
+		s.State, s.Message = state.SnapshotError, failed.Error()
+		return
+	}
+	s.State, s.Progress, s.Completed, s.DataBytes, s.Message = state.SnapshotCompleted, 100, c.now().UTC(), info.DataBytes, ""
 }
 
 func (c *Cloud) copySnapshot(ctx context.Context, snap *state.Snapshot, held *heldInstant) (snapshot.Info, error) {
@@ -383,7 +388,7 @@ func (c *Cloud) reconcileImage(j job) error {
 			switch {
 			case err != nil:
 				img.State, img.Reason = state.ImageFailed, "snapshot "+b.SnapshotID+" is gone"
-				return nil
+				return nil //nolint:nilerr // the image's record holds it
 			case snap.State == state.SnapshotError:
 				img.State, img.Reason = state.ImageFailed, "snapshot "+snap.ID+" failed: "+snap.Message
 				return nil

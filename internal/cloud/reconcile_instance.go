@@ -28,16 +28,17 @@ func (c *Cloud) reconcileInstance(ctx context.Context, j job) error {
 		return err
 	}
 	h := c.running.get(inst.ID)
-	if h != nil {
+	switch {
+	case h != nil:
 		if h, err = c.examine(ctx, inst, h); err != nil {
 			return err
 		}
 		if inst, err = load[state.Instance](c, j); err != nil || inst == nil {
 			return err
 		}
-	} else if inst.State == state.Running && inst.ImagePending != "" {
+	case inst.State == state.Running && inst.ImagePending != "":
 		return c.restForImage(inst) // it was shut down for it
-	} else if inst.State == state.Running && inst.RebootsAsked == inst.RebootsDone {
+	case inst.State == state.Running && inst.RebootsAsked == inst.RebootsDone:
 		return c.lost(j)
 	}
 	switch inst.Want {

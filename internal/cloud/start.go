@@ -98,19 +98,17 @@ func spawn(o StartOptions) (ended <-chan error, err error) {
 // waitHealthy returns when a daemon answers: the one that was started, or
 // another that was quicker.
 func waitHealthy(ctx context.Context, dataDir string, ended <-chan error) (*Control, error) {
-	grace := time.Duration(0)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	for {
 		if c, err := Connect(dataDir); err == nil {
 			return c, nil
 		}
 		select {
-		case err := <-ended:
+		case <-ended: // why, the log says
 			// It may have lost a race: the winner is about to answer.
-			ended, grace = nil, 3*time.Second
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeout(ctx, grace)
-			defer cancel()
-			_ = err // the log says why
+			ended = nil
+			time.AfterFunc(3*time.Second, cancel)
 		case <-ctx.Done():
 			return nil, fmt.Errorf("the local cloud did not start; the end of its log:\n%s", logEnd(dataDir))
 		case <-time.After(5 * time.Millisecond):

@@ -111,15 +111,5 @@ func (c *Cloud) wake(i *state.Instance) error {
 	if !hostWentDown && (!i.Resume || i.State != state.Stopped) {
 		return nil
 	}
-	return amend(c, jobOf(i), func(tx *state.Tx, i *state.Instance) error {
-		i.Want, i.Resume = state.Running, false
-		c.enter(i, state.Pending)
-		c.reason(i, "", "")
-		if i.PublicIP == "" {
-			var err error
-			i.PublicIP, err = c.newPublicIP(tx)
-			return err
-		}
-		return nil
-	})
+	return amend(c, jobOf(i), c.setGoing)
 }

@@ -307,8 +307,9 @@ func placesOf(region string, kind types.LocationType) ([]string, error) {
 			ids = append(ids, zoneID(z))
 		}
 		return ids, nil
+	default:
+		return nil, invalid(kind, "LocationType", "There are region, availability-zone and availability-zone-id.")
 	}
-	return nil, invalid(kind, "LocationType", "There are region, availability-zone and availability-zone-id.")
 }
 
 // DescribeInstanceCreditSpecifications says "standard" of the burstable
