@@ -73,26 +73,21 @@ type apiLoad struct {
 	request func(context.Context, *endpoint) error
 }
 
-// apiLoads is in an order: launches come first, and fill the servers for the
-// listings.
+// apiLoads is in an order: the listings are of just the instances that fill
+// launched, a hundred at a time. moto cuts an unlimited listing off after a
+// hundred reservations.
 func apiLoads() []apiLoad {
-	fixed := func(n int) func(*endpoint) int { return func(*endpoint) int { return n } }
+	describes := func(times int) func(*endpoint) int { return func(e *endpoint) int { return times * e.many } }
+	twenty := func(*endpoint) int { return 20 }
 	return []apiLoad{
-		{what: "CreateVolume", many: fixed(20), request: createVolume},
-		{what: "RunInstances, one each", many: fixed(20), request: runInstance},
 		{
 			what: "DescribeInstances, 1,000 instances, bare", target: ratioAtLeast(20), prepare: fill,
-			many:    func(e *endpoint) int { return e.many },
-			request: func(ctx context.Context, e *endpoint) error { return e.bare.describe(ctx) },
+			many: describes(1), request: func(ctx context.Context, e *endpoint) error { return e.bare.describe(ctx) },
 		},
-		{
-			what: "DescribeInstances, 1,000 instances, SDK",
-			many: func(e *endpoint) int { return e.many }, request: describeAll,
-		},
-		{
-			what: "DescribeInstances by one ID of 1,000, SDK",
-			many: func(e *endpoint) int { return 4 * e.many }, request: describeOne(),
-		},
+		{what: "DescribeInstances, 1,000 instances, SDK", many: describes(1), request: describeAll},
+		{what: "DescribeInstances, one ID of 1,000, SDK", many: describes(10), request: describeOne()},
+		{what: "CreateVolume, SDK", many: twenty, request: createVolume},
+		{what: "RunInstances of one beside 1,000, SDK", many: twenty, request: runInstance},
 	}
 }
 
@@ -143,15 +138,20 @@ func runInstance(ctx context.Context, e *endpoint) error { return launchInstance
 
 // fill launches instances up to the number wanted, and waits until they run.
 func fill(ctx context.Context, e *endpoint) error {
-	return until(ctx, apiLimit, "1,000 instances", func() (bool, error) {
-		all, running, err := count(ctx, e)
-		if err != nil || running == instancesWanted {
-			return running == instancesWanted, err
+	all, _, err := count(ctx, e)
+	if err != nil {
+		return err
+	}
+	for all < instancesWanted {
+		n := min(100, instancesWanted-all)
+		if err := launchInstances(ctx, e, int32(n)); err != nil {
+			return err
 		}
-		if n := min(100, instancesWanted-all); n > 0 {
-			err = launchInstances(ctx, e, int32(n))
-		}
-		return false, err
+		all += n
+	}
+	return until(ctx, apiLimit, "1,000 running instances", func() (bool, error) {
+		_, running, err := count(ctx, e)
+		return running == instancesWanted, err
 	})
 }
 
@@ -221,8 +221,7 @@ func registerImage(ctx context.Context, client *ec2.Client) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	quick := func(o *ec2.VolumeAvailableWaiterOptions) { o.MinDelay = 10 * time.Millisecond }
-	if err := ec2.NewVolumeAvailableWaiter(client, quick).Wait(ctx, &ec2.DescribeVolumesInput{VolumeIds: []string{*volume.VolumeId}}, apiLimit); err != nil {
+	if err := waitVolume(ctx, client, *volume.VolumeId); err != nil {
 		return "", err
 	}
 	snapshot, err := client.CreateSnapshot(ctx, &ec2.CreateSnapshotInput{VolumeId: volume.VolumeId})
