@@ -80,21 +80,46 @@ func ownFolder(dir string, cred *syscall.Credential) error {
 				"choose another with --data-dir, or `chmod o+x %s`", dir, serviceUser, p, p)
 		}
 	}
-	return filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+	if err := ownTree(dir, cred); err != nil {
+		return fmt.Errorf("give the data folder %s to the user %s: %w", dir, serviceUser, err)
+	}
+	return nil
+}
+
+// ownTree changes nothing outside of dir, even while the user whose folder it
+// becomes puts links into it: they must not win files of root's.
+func ownTree(dir string, cred *syscall.Credential) error {
+	st, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = root.Close() }() // read only
+	here, err := root.Stat(".")
+	if err != nil {
+		return err
+	}
+	if !os.SameFile(st, here) { // dir is a link: what it leads to is not ours
+		return os.Lchown(dir, int(cred.Uid), int(cred.Gid))
+	}
+	return fs.WalkDir(root.FS(), ".", func(path string, _ fs.DirEntry, err error) error {
 		if err != nil {
 			if errors.Is(err, fs.ErrNotExist) {
 				return nil // another process is at work in it
 			}
 			return err
 		}
-		st, err := os.Lstat(path)
+		st, err := root.Lstat(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
 		if err != nil || belongsTo(st, cred) {
 			return err
 		}
-		return os.Lchown(path, int(cred.Uid), int(cred.Gid))
+		return root.Lchown(path, int(cred.Uid), int(cred.Gid))
 	})
 }
 
