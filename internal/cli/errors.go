@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/aws/smithy-go"
 	"github.com/spf13/cobra"
@@ -39,17 +40,14 @@ func usage(format string, args ...any) *server.Error {
 func (a *App) report(ctx context.Context, cmd *cobra.Command, err error) errorReport {
 	r := errorReport{Kind: a.kind(ctx, err), Message: message(err), Remedy: remedy(err)}
 	r.ExitCode = exitCode(r.Kind)
-	switch r.Kind {
-	case server.KindInterrupted, server.KindTimeout:
+	switch {
+	case r.Kind == server.KindInterrupted, r.Kind == server.KindTimeout, errors.Is(err, syscall.ECONNREFUSED):
 		if cmd != nil && cmd.Annotations[resumable] != "" {
 			r.Resume = sshclient.Quote(append([]string{"stead"}, a.args...))
 			r.Remedy = ""
 		}
-	case server.KindUsage:
-		if r.Remedy == "" && cmd != nil {
-			r.Remedy = cmd.CommandPath() + " --help"
-		}
-	default: // the error's own remedy is all there is to say
+	case r.Kind == server.KindUsage && r.Remedy == "" && cmd != nil:
+		r.Remedy = cmd.CommandPath() + " --help"
 	}
 	return r
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"syscall"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -36,7 +37,7 @@ func (m *Manager) warn(step, resource, detail string) {
 
 // poll looks until done, an error or the limit; limit 0 leaves it to ctx. The
 // pauses grow from pollMin to pollMax. Throttling and broken connections are
-// sat out.
+// sat out, but not the end of the local cloud.
 func (m *Manager) poll(ctx context.Context, limit time.Duration, what, resource string, look func(context.Context) (bool, error)) error {
 	return m.pollWithin(ctx, m.pollMax, limit, what, resource, look)
 }
@@ -54,7 +55,7 @@ func (m *Manager) pollWithin(ctx context.Context, maxPause, limit time.Duration,
 		if err == nil && done {
 			return nil
 		}
-		if err != nil && !transient(err) && wctx.Err() == nil {
+		if err != nil && !m.sitsOut(err) && wctx.Err() == nil {
 			return err
 		}
 		timer := time.NewTimer(pause)
@@ -66,6 +67,12 @@ func (m *Manager) pollWithin(ctx context.Context, maxPause, limit time.Duration,
 		}
 		pause = min(pause*5/4, maxPause)
 	}
+}
+
+// sitsOut tells whether a wait goes on after an error. A local cloud that
+// refuses connections has died, and is only started by the next command.
+func (m *Manager) sitsOut(err error) bool {
+	return transient(err) && !(m.local && errors.Is(err, syscall.ECONNREFUSED))
 }
 
 // waitError tells a limit that was reached from an interruption.
