@@ -233,7 +233,7 @@ func (r *rig) sh(server, command string) string {
 func (r *rig) tiny() string {
 	r.t.Helper()
 	var made struct {
-		ID string `json:"image_id"`
+		ID string `json:"id"`
 	}
 	r.decode(r.stead("image", "build", "tiny", "-o", "json"), &made)
 	return made.ID
@@ -291,16 +291,23 @@ func (r *rig) aws(args ...string) string {
 	return strings.TrimSpace(res.stdout)
 }
 
-// waitUntil waits for a condition.
+// waitUntil waits for a condition, which must come true.
 func (r *rig) waitUntil(what string, met func() bool) {
 	r.t.Helper()
-	deadline := time.Now().Add(patience)
-	for !met() {
-		if time.Now().After(deadline) {
-			r.t.Fatalf("timed out: %s", what)
-		}
-		time.Sleep(50 * time.Millisecond) // between two looks
+	if !r.waits(met) {
+		r.t.Fatalf("timed out: %s", what)
 	}
+}
+
+// waits tells whether a condition comes true.
+func (r *rig) waits(met func() bool) bool {
+	for deadline := time.Now().Add(patience); !met(); {
+		if time.Now().After(deadline) {
+			return false
+		}
+		time.Sleep(20 * time.Millisecond) // between two looks
+	}
+	return true
 }
 
 // process is one that has the rig's folder in its command line.
