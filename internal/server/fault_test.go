@@ -216,6 +216,25 @@ func TestMachineTerminateKilledAtEveryCall(t *testing.T) {
 }
 
 func TestMachineSwapKilledAtEveryCall(t *testing.T) {
+	rescueKilledAtEveryCall(t, server.RescueSwap, func(b *bench, m *server.Manager, before *server.Server, _ int) {
+		b.whole(m, 2)
+		if s, err := m.Get(t.Context(), "web"); err != nil || disks(s)[0] != disks(before)[0] || disks(s)[1] != disks(before)[1] {
+			t.Errorf("disks are %v, %v; were %v", disks(s), err, disks(before))
+		}
+	})
+}
+
+func TestMachineSnapshotRescueKilledAtEveryCall(t *testing.T) {
+	rescueKilledAtEveryCall(t, server.RescueSnapshot, func(b *bench, m *server.Manager, _ *server.Server, at int) {
+		// Each rescue leaves its two old disks, two snapshots, one image.
+		b.whole(m, 2+2*at)
+		if inv := b.inventory(); inv.snapshots != 2*at || len(inv.images) != at {
+			t.Errorf("there are %d snapshots and %d images after %d rescues", inv.snapshots, len(inv.images), at)
+		}
+	})
+}
+
+func rescueKilledAtEveryCall(t *testing.T, by server.RescueBy, check func(b *bench, m *server.Manager, before *server.Server, at int)) {
 	k := &killer{}
 	b := newBench(t, k)
 	m := b.manager(b.client)
@@ -224,36 +243,10 @@ func TestMachineSwapKilledAtEveryCall(t *testing.T) {
 	everyStep(t, k,
 		func(int) { _, err := m.Terminate(t.Context(), "web"); b.check(err) },
 		func(ctx context.Context, _ int) error {
-			_, err := m.Rescue(ctx, "web", server.RescueOptions{By: server.RescueSwap})
+			_, err := m.Rescue(ctx, "web", server.RescueOptions{By: by})
 			return err
 		},
-		func(int) {
-			b.whole(m, 2)
-			if s, err := m.Get(t.Context(), "web"); err != nil || disks(s)[0] != disks(before)[0] || disks(s)[1] != disks(before)[1] {
-				t.Errorf("disks are %v, %v; were %v", disks(s), err, disks(before))
-			}
-		})
-}
-
-func TestMachineSnapshotRescueKilledAtEveryCall(t *testing.T) {
-	k := &killer{}
-	b := newBench(t, k)
-	m := b.manager(b.client)
-	_, err := m.Create(t.Context(), b.faultOptions())
-	b.check(err)
-	everyStep(t, k,
-		func(int) { _, err := m.Terminate(t.Context(), "web"); b.check(err) },
-		func(ctx context.Context, _ int) error {
-			_, err := m.Rescue(ctx, "web", server.RescueOptions{By: server.RescueSnapshot})
-			return err
-		},
-		func(at int) {
-			// Each rescue leaves its two old disks, two snapshots, one image.
-			b.whole(m, 2+2*at)
-			if inv := b.inventory(); inv.snapshots != 2*at || len(inv.images) != at {
-				t.Errorf("there are %d snapshots and %d images after %d rescues", inv.snapshots, len(inv.images), at)
-			}
-		})
+		func(at int) { check(b, m, before, at) })
 }
 
 func TestThrottled(t *testing.T) {
