@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -48,34 +49,114 @@ func (c *Cloud) BuildImage(ctx context.Context, s state.Scope, name string, prog
 	return c.registerTiny(ctx, s, built)
 }
 
-func (c *Cloud) registerTiny(ctx context.Context, s state.Scope, built *image.Tiny) (string, error) {
-	kernel := &state.Image{
-		Meta: c.meta(s, "aki"), State: state.ImageAvailable, Name: "stead-kernel-" + built.KernelVersion, Owner: amazonOwner, OwnerAlias: "amazon",
-		Type: "kernel", Architecture: built.Architecture, Public: true, Cmdline: built.Cmdline,
-		Description: "Linux " + built.KernelVersion + " with an initial file system for virtio disks",
-	}
+// registerTiny stores what was built. Nothing of it is left where that fails.
+func (c *Cloud) registerTiny(ctx context.Context, s state.Scope, built *image.Tiny) (id string, err error) {
+	snap := &state.Snapshot{Meta: c.meta(s, "snap"), State: state.SnapshotPending, VolumeID: noVolume, VolumeSize: int32((built.Size + gib - 1) / gib), Description: "tiny"}
+	kernel := c.newKernel(s, built)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.dropBuild(context.WithoutCancel(ctx), snap, kernel.ID))
+		}
+	}()
 	if err := c.installKernel(kernel.ID, built); err != nil {
 		return "", fmt.Errorf("install kernel: %w", err)
 	}
-	snap := &state.Snapshot{Meta: c.meta(s, "snap"), State: state.SnapshotPending, VolumeID: noVolume, VolumeSize: int32((built.Size + gib - 1) / gib), Description: "tiny"}
-	if err := c.db.Update(func(tx *state.Tx) error { return errors.Join(state.Put(tx, kernel), state.Put(tx, snap)) }); err != nil {
+	if err := c.db.Update(func(tx *state.Tx) error { return state.Put(tx, snap) }); err != nil {
 		return "", err
 	}
 	info, err := c.snapshotFile(ctx, snap.ID, built.Root)
 	if err != nil {
 		return "", err
 	}
-	snap.State, snap.Progress, snap.Completed, snap.DataBytes = state.SnapshotCompleted, 100, c.now().UTC(), info.DataBytes
+	ami := c.newTiny(s, kernel, snap)
+	err = c.db.Update(func(tx *state.Tx) error {
+		now, err := state.Get[state.Snapshot](tx, s, snap.ID) // it may have been tagged, or deleted
+		if err != nil || now.Deleted {
+			return errors.Join(fmt.Errorf("snapshot %s was deleted while the image was built", snap.ID), err)
+		}
+		now.State, now.Progress, now.Completed, now.DataBytes = state.SnapshotCompleted, 100, c.now().UTC(), info.DataBytes
+		return errors.Join(state.Put(tx, now), state.Put(tx, kernel), state.Put(tx, ami), c.setParameter(tx, s, TinyParameter, ami.ID))
+	})
+	return ami.ID, err
+}
+
+func (c *Cloud) newKernel(s state.Scope, built *image.Tiny) *state.Image {
+	return &state.Image{
+		Meta: c.meta(s, "aki"), State: state.ImageAvailable, Name: "stead-kernel-" + built.KernelVersion, Owner: amazonOwner, OwnerAlias: "amazon",
+		Type: "kernel", Architecture: built.Architecture, Public: true, Cmdline: built.Cmdline,
+		Description: "Linux " + built.KernelVersion + " with an initial file system for virtio disks",
+	}
+}
+
+func (c *Cloud) newTiny(s state.Scope, kernel *state.Image, snap *state.Snapshot) *state.Image {
 	ami := &state.Image{
 		Meta: c.meta(s, "ami"), State: state.ImageAvailable, Name: "tiny-" + kernel.ID[len("aki-"):], Owner: s.Account, Type: "machine",
-		Description: "A Linux of a few MiB that boots in seconds, with ssh", Architecture: built.Architecture, Virtualization: "hvm",
+		Description: "A Linux of a few MiB that boots in seconds, with ssh", Architecture: kernel.Architecture, Virtualization: "hvm",
 		BootMode: "legacy-bios", KernelID: kernel.ID, RootDevice: "/dev/sda1", ENA: true, IMDS: "v2.0",
 		BlockDevices: []state.BlockDevice{{Device: "/dev/sda1", SnapshotID: snap.ID, Size: snap.VolumeSize, Type: "gp3", DeleteOnTermination: true}},
 	}
 	ami.Tags = map[string]string{"Name": "tiny"}
-	return ami.ID, c.db.Update(func(tx *state.Tx) error {
-		return errors.Join(state.Put(tx, snap), state.Put(tx, ami), c.setParameter(tx, s, TinyParameter, ami.ID))
+	return ami
+}
+
+// dropBuild removes what a build left that came to no image. The snapshot's
+// blocks go with the next collection.
+func (c *Cloud) dropBuild(ctx context.Context, snap *state.Snapshot, kernelID string) error {
+	var failed error
+	if err := c.snapshots.Delete(ctx, snap.ID); err != nil && !errors.Is(err, snapshot.ErrNotFound) {
+		failed = fmt.Errorf("remove snapshot %s of a failed build: %w", snap.ID, err)
+	}
+	if kernelID != "" {
+		failed = errors.Join(failed, os.RemoveAll(filepath.Dir(c.dir.Kernel(kernelID))))
+	}
+	if failed != nil {
+		return failed
+	}
+	return c.db.Update(func(tx *state.Tx) error { return state.Delete(tx, snap) })
+}
+
+// clearBuilds removes what builds left that their daemon did not survive:
+// snapshots that are read from nowhere any more, and kernels without a record.
+func (c *Cloud) clearBuilds(ctx context.Context) error {
+	var left []*state.Snapshot
+	known := map[string]bool{}
+	err := c.db.View(func(tx *state.Tx) error {
+		snaps, err := state.All[state.Snapshot](tx)
+		if err != nil {
+			return err
+		}
+		for _, s := range snaps {
+			if s.State == state.SnapshotPending && s.VolumeID == noVolume {
+				left = append(left, s)
+			}
+		}
+		images, err := state.All[state.Image](tx)
+		for _, i := range images {
+			known[i.ID] = true
+		}
+		return err
 	})
+	if err != nil {
+		return err
+	}
+	for _, s := range left {
+		if err := c.dropBuild(ctx, s, ""); err != nil {
+			return err
+		}
+	}
+	folders, err := os.ReadDir(c.dir.Kernels())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, f := range folders {
+		if known[f.Name()] {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(c.dir.Kernels(), f.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (c *Cloud) setParameter(tx *state.Tx, s state.Scope, name, value string) error {

@@ -43,13 +43,34 @@ func (n *networks) get(s state.Scope) *network.Network {
 	return n.byScope[s]
 }
 
-// network gives a region's network, making it if need be.
+// network gives a region's network, making it if need be. Its lock is not held
+// while the records are read: a transaction may be waiting for it, see
+// movedPorts.
 func (c *Cloud) network(s state.Scope) (*network.Network, error) {
+	if nw := c.networks.get(s); nw != nil {
+		return nw, nil
+	}
+	cfg, err := c.networkConfig(s)
+	if err != nil {
+		return nil, err
+	}
 	c.networks.mu.Lock()
 	defer c.networks.mu.Unlock()
 	if nw := c.networks.byScope[s]; nw != nil {
 		return nw, nil
 	}
+	nw, err := network.New(cfg, c.log.With("region", s.Region))
+	if err != nil {
+		return nil, fmt.Errorf("network of %s: %w", s.Region, err)
+	}
+	lookup := func(ctx context.Context, addr netip.Addr) (metadata.Instance, bool) { return c.tell(ctx, s, addr) }
+	srv := &http.Server{Handler: metadata.Handler(lookup, c.now, c.log), ReadHeaderTimeout: 10 * time.Second}
+	go func() { _ = srv.Serve(nw.MetadataListener()) }() // ends when the network closes
+	c.networks.byScope[s] = nw
+	return nw, nil
+}
+
+func (c *Cloud) networkConfig(s state.Scope) (network.Config, error) {
 	cfg := network.Config{VPC: netip.MustParsePrefix(vpcCIDR), MTU: networkMTU, Egress: c.egress, Domain: "ec2.internal"}
 	err := c.db.View(func(tx *state.Tx) error {
 		subs, err := state.List[state.Subnet](tx, s)
@@ -62,18 +83,7 @@ func (c *Cloud) network(s state.Scope) (*network.Network, error) {
 		}
 		return err
 	})
-	if err != nil {
-		return nil, err
-	}
-	nw, err := network.New(cfg, c.log.With("region", s.Region))
-	if err != nil {
-		return nil, fmt.Errorf("network of %s: %w", s.Region, err)
-	}
-	lookup := func(ctx context.Context, addr netip.Addr) (metadata.Instance, bool) { return c.tell(ctx, s, addr) }
-	srv := &http.Server{Handler: metadata.Handler(lookup, c.now, c.log), ReadHeaderTimeout: 10 * time.Second}
-	go func() { _ = srv.Serve(nw.MetadataListener()) }() // ends when the network closes
-	c.networks.byScope[s] = nw
-	return nw, nil
+	return cfg, err
 }
 
 // plugNetwork joins a machine to its region's network and brings the others'
@@ -229,21 +239,30 @@ func (c *Cloud) movedPorts(i *state.Instance) map[string]string {
 	return moved
 }
 
-// newPublicIP picks an unused public address. They are the host's own, of the
-// loopback range; each data folder has its own /16 of it, so that two clouds
-// on one machine seldom meet.
+// newPublicIP picks an unused public address.
 func (c *Cloud) newPublicIP(tx *state.Tx) (string, error) {
+	next, err := c.publicIPs(tx)
+	if err != nil {
+		return "", err
+	}
+	return next()
+}
+
+// publicIPs gives unused public addresses, another one at each call. They are
+// the host's own, of the loopback range; each data folder has its own /16 of
+// it, so that two clouds on one machine seldom meet.
+func (c *Cloud) publicIPs(tx *state.Tx) (next func() (string, error), err error) {
 	used := map[string]bool{}
 	insts, err := state.All[state.Instance](tx)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	for _, i := range insts {
 		used[i.PublicIP] = true
 	}
 	addresses, err := state.All[state.Address](tx)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	for _, a := range addresses {
 		used[a.IP] = true
@@ -251,13 +270,16 @@ func (c *Cloud) newPublicIP(tx *state.Tx) (string, error) {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(c.dir))
 	net := byte(16 + h.Sum32()%224)
-	for n := 10; n < 1<<16-1; n++ {
-		ip := netip.AddrFrom4([4]byte{127, net, byte(n >> 8), byte(n)}).String()
-		if !used[ip] && byte(n) != 0 && byte(n) != 255 {
-			return ip, nil
+	n := 9
+	return func() (string, error) {
+		for n++; n < 1<<16-1; n++ {
+			ip := netip.AddrFrom4([4]byte{127, net, byte(n >> 8), byte(n)}).String()
+			if !used[ip] && byte(n) != 0 && byte(n) != 255 {
+				return ip, nil
+			}
 		}
-	}
-	return "", fail("AddressLimitExceeded", "Every public address of this cloud is in use.")
+		return "", fail("AddressLimitExceeded", "Every public address of this cloud is in use.")
+	}, nil
 }
 
 // tell gives an instance's metadata.
