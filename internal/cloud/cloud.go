@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/steadcloud/stead/internal/network"
@@ -36,6 +37,8 @@ type Cloud struct {
 	running   *machines
 	instants  *instants
 	networks  *networks
+	unadopted idSet       // instances whose machines run but do not answer
+	stopping  atomic.Bool // machines are being shut down; none is started
 
 	ready      sync.Map // state.Scope → struct{}: regions whose defaults exist
 	ec2Actions map[string]action
@@ -90,6 +93,7 @@ func Open(ctx context.Context, o Options, hyper hypervisor) (*Cloud, error) {
 // Cancel Open's context first. Machines are left running.
 func (c *Cloud) Close() error {
 	c.work.wait()
+	c.instants.endAll() // so that the machines copy nothing more for them
 	err := c.running.release()
 	c.networks.close()
 	return errors.Join(err, c.store.Close(), c.db.Close())

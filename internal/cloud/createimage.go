@@ -105,6 +105,9 @@ func (c *Cloud) planImage(s state.Scope, in *ec2.CreateImageInput) (*imagePlan, 
 
 // commit writes the image with the snapshots that its devices come from.
 func (p *imagePlan) commit(tx *state.Tx, snaps []*state.Snapshot) error {
+	if err := checkImageName(tx, p.image.Scope(), &p.image.Name); err != nil {
+		return err // another took it meanwhile
+	}
 	for i, v := range p.disks {
 		at := slices.IndexFunc(p.image.BlockDevices, func(b state.BlockDevice) bool { return sameDevice(b.Device, v.Attachment.Device) })
 		p.image.BlockDevices[at].SnapshotID = snaps[i].ID
@@ -118,6 +121,9 @@ func (c *Cloud) createImageAtRest(p *imagePlan, dress func(*state.Volume, *state
 	return c.db.Update(func(tx *state.Tx) error {
 		inst, err := state.Get[state.Instance](tx, p.instance.Scope(), p.instance.ID)
 		if err != nil {
+			return err
+		}
+		if err := p.check(tx, inst); err != nil {
 			return err
 		}
 		snaps := make([]*state.Snapshot, len(p.disks))
@@ -134,4 +140,21 @@ func (c *Cloud) createImageAtRest(p *imagePlan, dress func(*state.Volume, *state
 		}
 		return p.commit(tx, snaps)
 	})
+}
+
+// check refuses to go on with a plan that the instance has moved away from.
+func (p *imagePlan) check(tx *state.Tx, inst *state.Instance) error {
+	if inst.State != state.Running || inst.Want != state.Running || inst.ImagePending != "" {
+		return fail("IncorrectInstanceState", "Instance '%s' is being stopped, terminated or imaged.", inst.ID)
+	}
+	for _, v := range p.disks {
+		now, err := find[state.Volume](tx, v.Scope(), volumeIDs, v.ID)
+		if err != nil {
+			return err
+		}
+		if now.Attachment == nil || now.Attachment.InstanceID != inst.ID || now.Attachment.State == state.Detaching {
+			return fail("IncorrectState", "Volume '%s' is being detached from '%s'.", v.ID, inst.ID)
+		}
+	}
+	return nil
 }

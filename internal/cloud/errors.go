@@ -40,6 +40,9 @@ func fail(code, format string, args ...any) *apiError {
 // errDryRun answers a dry run that would have been allowed.
 var errDryRun = &apiError{Code: "DryRunOperation", Message: "Request would have succeeded, but DryRun flag is set.", Status: http.StatusPreconditionFailed}
 
+// errStopping refuses to start machines while all are being shut down.
+var errStopping = &apiError{Code: "Unavailable", Message: "The local cloud is stopping.", Status: http.StatusServiceUnavailable}
+
 func missing(param string) *apiError {
 	return fail("MissingParameter", "The request must contain the parameter %s", param)
 }

@@ -3,6 +3,7 @@ package cloud
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"regexp"
 
 	"github.com/steadcloud/stead/internal/state"
@@ -66,8 +67,8 @@ func find[T any, P interface {
 		return nil, err
 	}
 	rec, err := state.Get[T, P](tx, s, id)
-	if err != nil {
+	if errors.Is(err, state.ErrNotFound) {
 		return nil, k.missing(id)
 	}
-	return rec, nil
+	return rec, err
 }

@@ -68,6 +68,9 @@ func (c *Cloud) reason(i *state.Instance, code, message string) {
 
 // StartInstances starts stopped instances. Their root must be attached.
 func (c *Cloud) StartInstances(ctx context.Context, in *ec2.StartInstancesInput) (*ec2.StartInstancesOutput, error) {
+	if c.stopping.Load() {
+		return nil, errStopping
+	}
 	changes, err := c.change(ctx, in.InstanceIds, func(tx *state.Tx, i *state.Instance) error {
 		switch {
 		case i.Want == state.Running && i.State != state.Stopping:
@@ -89,11 +92,16 @@ func (c *Cloud) setGoing(tx *state.Tx, i *state.Instance) error {
 	i.Want, i.Resume = state.Running, false
 	c.enter(i, state.Pending)
 	c.reason(i, "", "")
-	if i.PublicIP != "" {
+	return c.givePublicIP(tx, i)
+}
+
+// givePublicIP gives an instance that starts an automatic public address.
+func (c *Cloud) givePublicIP(tx *state.Tx, i *state.Instance) error {
+	if i.PublicIP != "" || i.NoPublicIP {
 		return nil
 	}
-	var err error
-	i.PublicIP, err = c.newPublicIP(tx)
+	ip, err := c.newPublicIP(tx)
+	i.PublicIP = ip
 	return err
 }
 

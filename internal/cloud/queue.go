@@ -2,7 +2,9 @@ package cloud
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -32,6 +34,7 @@ type queue struct {
 
 	mu    sync.Mutex
 	items map[job]*item
+	due   map[job]time.Time
 }
 
 type item struct {
@@ -47,7 +50,7 @@ const (
 )
 
 func newQueue(ctx context.Context, do func(context.Context, job) error, log *slog.Logger) *queue {
-	return &queue{ctx: ctx, do: do, log: log, items: map[job]*item{}}
+	return &queue{ctx: ctx, do: do, log: log, items: map[job]*item{}, due: map[job]time.Time{}}
 }
 
 // kick has the resource looked at soon.
@@ -59,9 +62,24 @@ func (q *queue) kick(jobs ...job) {
 	}
 }
 
-// later has the resource looked at after a while.
+// later has the resource looked at after a while; of several such wishes the
+// earliest counts.
 func (q *queue) later(j job, d time.Duration) {
-	time.AfterFunc(d, func() { q.kick(j) })
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	at := time.Now().Add(d)
+	if due, ok := q.due[j]; ok && !at.Before(due) {
+		return
+	}
+	q.due[j] = at
+	time.AfterFunc(d, func() {
+		q.mu.Lock()
+		if q.due[j].Equal(at) {
+			delete(q.due, j)
+		}
+		q.start(j)
+		q.mu.Unlock()
+	})
 }
 
 func (q *queue) start(j job) {
@@ -87,7 +105,7 @@ func (q *queue) start(j job) {
 
 func (q *queue) run(j job, it *item) {
 	for {
-		err := q.do(q.ctx, j)
+		err := q.try(j)
 		q.mu.Lock()
 		switch {
 		case q.ctx.Err() != nil:
@@ -109,8 +127,21 @@ func (q *queue) run(j job, it *item) {
 	}
 }
 
+// try does the work once. A worker that panics has failed; the others go on.
+func (q *queue) try(j job) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("worker panicked: %v\n%s", p, debug.Stack())
+		}
+	}()
+	return q.do(q.ctx, j)
+}
+
 func (q *queue) retry(j job, it *item, err error) {
 	wait := min(retryFirst<<min(it.fails, 16), retryLast)
+	if it.again {
+		wait = retryFirst // something has changed since
+	}
 	it.fails++
 	it.running, it.again = false, false
 	it.timer = time.AfterFunc(wait, func() { q.kick(j) })

@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
-	"github.com/steadcloud/stead/internal/machine"
 	"github.com/steadcloud/stead/internal/snapshot"
 	"github.com/steadcloud/stead/internal/state"
 	"github.com/steadcloud/stead/internal/volume"
@@ -27,115 +25,6 @@ func (c *Cloud) reconcile(ctx context.Context, j job) error {
 		return c.reconcileImage(j)
 	}
 	return fmt.Errorf("no worker for %s", j.kind)
-}
-
-// resume brings back what an earlier daemon left: machines that run are
-// adopted, snapshots that can go on hold their volumes still again, and every
-// resource is looked at once.
-func (c *Cloud) resume(ctx context.Context) error {
-	if err := os.RemoveAll(c.dir.Scratch()); err != nil {
-		return err
-	}
-	for _, d := range []string{c.dir.Scratch(), c.dir.Machines(), c.dir.Kernels(), c.dir.Cache()} {
-		if err := os.MkdirAll(d, 0o700); err != nil {
-			return err
-		}
-	}
-	var jobs []job
-	var insts []*state.Instance
-	var snaps []*state.Snapshot
-	err := c.db.View(func(tx *state.Tx) (err error) {
-		if insts, err = state.All[state.Instance](tx); err != nil {
-			return err
-		}
-		if snaps, err = state.All[state.Snapshot](tx); err != nil {
-			return err
-		}
-		vols, err := state.All[state.Volume](tx)
-		if err != nil {
-			return err
-		}
-		for _, v := range vols {
-			if !v.Ready || v.State == state.VolumeDeleting {
-				jobs = append(jobs, jobOf(v))
-			}
-		}
-		images, err := state.All[state.Image](tx)
-		for _, i := range images {
-			if i.State == state.ImagePending {
-				jobs = append(jobs, jobOf(i))
-			}
-		}
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	for _, i := range insts {
-		if err := c.adopt(ctx, i); err != nil {
-			return err
-		}
-		if err := c.wake(i); err != nil {
-			return err
-		}
-		jobs = append(jobs, jobOf(i))
-	}
-	for _, s := range snaps {
-		if s.State == state.SnapshotPending && !s.Live && c.uses.read([]string{s.VolumeID}) {
-			c.instants.put(s.ID, c.stillFiles([]string{s.VolumeID}))
-		}
-		if s.State == state.SnapshotPending || s.Deleted {
-			jobs = append(jobs, jobOf(s))
-		}
-	}
-	c.work.kick(jobs...)
-	return nil
-}
-
-// adopt takes hold of an instance's machine if it still runs.
-func (c *Cloud) adopt(ctx context.Context, i *state.Instance) error {
-	m, err := c.hyper.adopt(ctx, c.dir.Machine(i.ID))
-	if errors.Is(err, machine.ErrNotRunning) || errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("adopt the machine of %s: %w", i.ID, err)
-	}
-	c.uses.run(i.ID, i.Volumes, func() {})
-	c.hold(i, m)
-	c.log.Info("adopted", "instance", i.ID, "accel", m.Accel())
-	return nil
-}
-
-// hold keeps a running machine and has its instance looked at whenever it does
-// something by itself.
-func (c *Cloud) hold(i *state.Instance, m vm) {
-	c.running.put(i.ID, m)
-	j := jobOf(i)
-	go func() {
-		for {
-			select {
-			case <-c.work.ctx.Done():
-				return
-			case <-m.Done():
-				c.work.kick(j)
-				return
-			case e, ok := <-m.Events():
-				if !ok {
-					c.work.kick(j)
-					return
-				}
-				c.notice(i.ID, e)
-				c.work.kick(j)
-			}
-		}
-	}()
-}
-
-func (c *Cloud) notice(id string, e machine.Event) {
-	if ioerr, ok := e.(machine.IOError); ok {
-		c.log.Error("machine stopped by a disk error", "instance", id, "volume", ioerr.VolumeID, "reason", ioerr.Reason, "full", ioerr.NoSpace)
-	}
 }
 
 // load reads a resource for its worker; nil when it is gone.
@@ -242,7 +131,23 @@ func (c *Cloud) makeVolume(ctx context.Context, vol *state.Volume) error {
 	return err
 }
 
+// removeVolume removes a volume and its file, once no snapshot that was begun
+// waits to read it: its end kicks this worker.
 func (c *Cloud) removeVolume(ctx context.Context, vol *state.Volume) error {
+	var needed bool
+	err := c.db.View(func(tx *state.Tx) error {
+		snaps, err := state.List[state.Snapshot](tx, vol.Scope())
+		for _, s := range snaps {
+			needed = needed || s.VolumeID == vol.ID && s.State == state.SnapshotPending && !s.Live && !s.Deleted
+		}
+		return err
+	})
+	if err != nil || needed {
+		return err
+	}
+	if vol.SnapshotID != "" { // it may wait to be removed, too
+		defer c.work.kick(job{(*state.Snapshot)(nil).Kind(), vol.Scope(), vol.SnapshotID})
+	}
 	if err := c.volumes.Delete(ctx, vol.ID); err != nil {
 		return err
 	}
@@ -258,6 +163,7 @@ func (c *Cloud) reconcileSnapshot(ctx context.Context, j job) error {
 	if err != nil || snap == nil {
 		return err
 	}
+	defer c.work.kick(job{(*state.Volume)(nil).Kind(), j.scope, snap.VolumeID}) // it may wait to be removed
 	if snap.Deleted {
 		c.instants.end(snap.ID)
 		return c.removeSnapshot(ctx, snap)
@@ -272,6 +178,9 @@ func (c *Cloud) reconcileSnapshot(ctx context.Context, j job) error {
 	info, err := c.copySnapshot(ctx, snap, held)
 	if ctx.Err() != nil {
 		return ctx.Err()
+	}
+	if errors.Is(err, volume.ErrInUse) {
+		return fmt.Errorf("read snapshot %s: %w", snap.ID, err)
 	}
 	failed := err
 	err = amend(c, j, func(_ *state.Tx, s *state.Snapshot) error {
@@ -386,9 +295,11 @@ func (c *Cloud) reconcileImage(j job) error {
 			}
 			snap, err := state.Get[state.Snapshot](tx, j.scope, b.SnapshotID)
 			switch {
-			case err != nil:
+			case errors.Is(err, state.ErrNotFound):
 				img.State, img.Reason = state.ImageFailed, "snapshot "+b.SnapshotID+" is gone"
-				return nil //nolint:nilerr // the image's record holds it
+				return nil
+			case err != nil:
+				return err
 			case snap.State == state.SnapshotError:
 				img.State, img.Reason = state.ImageFailed, "snapshot "+snap.ID+" failed: "+snap.Message
 				return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/steadcloud/stead/internal/machine"
@@ -12,7 +13,7 @@ import (
 
 // detachTimeout is how long a guest has to let go of a disk before it is asked
 // again.
-const detachTimeout = 20 * time.Second
+const detachTimeout = 5 * time.Second
 
 // tendDisks plugs and unplugs what is wanted of a running machine.
 func (c *Cloud) tendDisks(ctx context.Context, inst *state.Instance, h *machineHandle) error {
@@ -83,37 +84,26 @@ func (c *Cloud) rest(ctx context.Context, inst *state.Instance, h *machineHandle
 	return c.restForImage(inst)
 }
 
-// restForImage begins the snapshots of an image whose instance is off.
+// restForImage begins the snapshots that waited for an instance to be off.
 func (c *Cloud) restForImage(inst *state.Instance) error {
 	var snaps []*state.Snapshot
 	err := c.db.View(func(tx *state.Tx) error {
-		img, err := state.Get[state.Image](tx, inst.Scope(), inst.ImagePending)
-		if errors.Is(err, state.ErrNotFound) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		for _, b := range img.BlockDevices {
-			if b.SnapshotID == "" {
-				continue
-			}
-			snap, err := state.Get[state.Snapshot](tx, inst.Scope(), b.SnapshotID)
-			if err != nil {
-				return err
-			}
-			if snap.State == state.SnapshotPending && !snap.Deleted {
-				snaps = append(snaps, snap)
+		all, err := state.List[state.Snapshot](tx, inst.Scope())
+		for _, s := range all {
+			if s.State == state.SnapshotPending && !s.Live && !s.Deleted && slices.Contains(inst.Volumes, s.VolumeID) && c.instants.get(s.ID) == nil {
+				snaps = append(snaps, s)
 			}
 		}
-		return nil
+		return err
 	})
 	if err != nil {
 		return err
 	}
 	for _, s := range snaps {
-		if c.instants.get(s.ID) == nil && c.uses.read([]string{s.VolumeID}) {
+		if c.uses.read([]string{s.VolumeID}) {
 			c.instants.put(s.ID, c.stillFiles([]string{s.VolumeID}))
+		} else if err := c.failSnapshot(s, "the volume was in use when its instance was at rest"); err != nil {
+			return err
 		}
 		c.work.kick(jobOf(s))
 	}
@@ -125,5 +115,5 @@ func (c *Cloud) restForImage(inst *state.Instance) error {
 		return nil
 	})
 	c.work.kick(jobOf(inst))
-	return err
+	return errors.Join(err, c.kickImages(inst.Scope()))
 }

@@ -27,6 +27,11 @@ func (c *Cloud) reconcileInstance(ctx context.Context, j job) error {
 	if err != nil || inst == nil {
 		return err
 	}
+	if c.unadopted.has(inst.ID) {
+		if err := c.adopt(ctx, inst); err != nil {
+			return err
+		}
+	}
 	h := c.running.get(inst.ID)
 	switch {
 	case h != nil:
@@ -60,6 +65,9 @@ func (c *Cloud) reconcileInstance(ctx context.Context, j job) error {
 func (c *Cloud) examine(ctx context.Context, inst *state.Instance, h *machineHandle) (*machineHandle, error) {
 	st, err := h.vm.Status(ctx)
 	if err != nil && !errors.Is(err, machine.ErrNotRunning) {
+		if inst.Want != state.Running {
+			return h, nil // it is to end, whatever it says
+		}
 		return h, fmt.Errorf("machine of %s: %w", inst.ID, err)
 	}
 	switch {
@@ -69,8 +77,10 @@ func (c *Cloud) examine(ctx context.Context, inst *state.Instance, h *machineHan
 			return nil, c.lost(jobOf(inst))
 		}
 		return nil, nil
-	case st.State == machine.GuestShutdown || st.State == machine.Failed:
+	case st.State == machine.GuestShutdown:
 		return h, c.guestStopped(inst)
+	case st.State == machine.Failed:
+		return h, c.lost(jobOf(inst))
 	case st.State == machine.Paused && st.IOError != nil && st.IOError.NoSpace:
 		return h, c.resumeWhenRoom(ctx, inst, h, st.IOError)
 	}
@@ -78,10 +88,12 @@ func (c *Cloud) examine(ctx context.Context, inst *state.Instance, h *machineHan
 }
 
 // guestStopped records that a guest powered itself off: its instance stops or
-// is terminated, as its attribute says.
+// is terminated, as its attribute says. A guest that was being rebooted, or
+// brought to rest for an image, is off because it was told to; what told it goes
+// on, also after a daemon that died meanwhile.
 func (c *Cloud) guestStopped(inst *state.Instance) error {
 	return amend(c, jobOf(inst), func(_ *state.Tx, i *state.Instance) error {
-		if i.Want != state.Running {
+		if i.Want != state.Running || i.RebootsAsked > i.RebootsDone || i.ImagePending != "" {
 			return nil
 		}
 		i.Want = state.Stopped
@@ -98,6 +110,9 @@ func (c *Cloud) guestStopped(inst *state.Instance) error {
 // lost records that a machine died under its instance. It is stopped, not
 // started again: its disks are kept, and whoever depends on it decides.
 func (c *Cloud) lost(j job) error {
+	if c.stayDown {
+		return nil // the host went down; it is started again another time
+	}
 	err := amend(c, j, func(_ *state.Tx, i *state.Instance) error {
 		if i.Want == state.Running && i.State == state.Running {
 			i.Want = state.Stopped
@@ -134,6 +149,9 @@ func (c *Cloud) buried(inst *state.Instance) {
 
 // boot starts an instance's machine once its volumes are complete.
 func (c *Cloud) boot(ctx context.Context, inst *state.Instance) error {
+	if c.stayDown {
+		return nil
+	}
 	var disks []*state.Volume
 	err := c.db.View(func(tx *state.Tx) (err error) {
 		disks, err = disksOf(tx, inst)
@@ -164,7 +182,12 @@ func (c *Cloud) boot(ctx context.Context, inst *state.Instance) error {
 	}
 	m, err := c.hyper.start(ctx, spec)
 	if errors.Is(err, machine.ErrRunning) {
-		m, err = c.hyper.adopt(ctx, spec.Dir)
+		c.uses.stopped(inst.ID)
+		if err := c.adopt(ctx, inst); err != nil {
+			return err
+		}
+		c.work.kick(jobOf(inst))
+		return nil
 	}
 	if err != nil {
 		c.uses.stopped(inst.ID)
@@ -323,7 +346,7 @@ func (c *Cloud) halt(ctx context.Context, inst *state.Instance, h *machineHandle
 	if inst.State == state.Stopped {
 		return nil
 	}
-	return c.db.Update(func(tx *state.Tx) error {
+	err := c.db.Update(func(tx *state.Tx) error {
 		i, err := state.Get[state.Instance](tx, inst.Scope(), inst.ID)
 		if err != nil || i.Want != state.Stopped {
 			return err
@@ -346,8 +369,17 @@ func (c *Cloud) halt(ctx context.Context, inst *state.Instance, h *machineHandle
 				return err
 			}
 		}
+		if i.Resume && !c.stopping.Load() && !c.stayDown {
+			// The cloud was stopped while it was stopping this one.
+			if err := c.setGoing(tx, i); err != nil {
+				return err
+			}
+		}
 		return state.Put(tx, i)
 	})
+	c.networkChanged(inst.Scope())
+	c.work.kick(jobOf(inst))
+	return err
 }
 
 // endMachine ends an instance's machine, gently unless it was forced: then a
@@ -379,6 +411,11 @@ func (c *Cloud) terminate(ctx context.Context, inst *state.Instance, h *machineH
 	if err := c.endMachine(ctx, inst, h); err != nil {
 		return err
 	}
+	if inst.ImagePending != "" {
+		if err := c.restForImage(inst); err != nil {
+			return err
+		}
+	}
 	if err := os.RemoveAll(c.dir.Machine(inst.ID)); err != nil {
 		return fmt.Errorf("terminate %s: %w", inst.ID, err)
 	}
@@ -393,7 +430,8 @@ func (c *Cloud) terminate(ctx context.Context, inst *state.Instance, h *machineH
 			return err
 		}
 		for _, d := range disks {
-			deleted := d.Attachment.DeleteOnTermination
+			// One that is on its way out of the instance doesn't go with it.
+			deleted := d.Attachment.DeleteOnTermination && d.Attachment.State != state.Detaching
 			if err := detach(tx, d, i); err != nil {
 				return err
 			}
@@ -414,6 +452,7 @@ func (c *Cloud) terminate(ctx context.Context, inst *state.Instance, h *machineH
 	})
 	c.work.kick(gone...)
 	if err == nil {
+		c.networkChanged(inst.Scope()) // it is no source in others' rules any more
 		c.work.later(jobOf(inst), keepTerminated)
 	}
 	return err

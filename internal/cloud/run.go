@@ -25,6 +25,9 @@ func (c *Cloud) RunInstances(ctx context.Context, in *ec2.RunInstancesInput) (*e
 	if err := checkRun(in); err != nil {
 		return nil, err
 	}
+	if c.stopping.Load() {
+		return nil, errStopping
+	}
 	params := *in
 	params.ClientToken = nil
 	var out *types.Reservation
@@ -197,6 +200,7 @@ func (c *Cloud) planNetwork(tx *state.Tx, s state.Scope, l *launch, in *ec2.RunI
 		case len(groups) > 0 || subnetID != "":
 			return fail("InvalidParameterCombination", "Network interfaces and an instance-level subnet ID or security groups may not be specified on the same request")
 		}
+		l.proto.NoPublicIP = ni.AssociatePublicIpAddress != nil && !*ni.AssociatePublicIpAddress
 		subnetID, wantIP, groups = aws.ToString(ni.SubnetId), aws.ToString(ni.PrivateIpAddress), ni.Groups
 	}
 	zone := ""
@@ -344,7 +348,7 @@ func (c *Cloud) launch(tx *state.Tx, l *launch) ([]string, error) {
 		if inst.PrivateIP, err = pickAddress(l.subnet, l.wantIP, used); err != nil {
 			return nil, err
 		}
-		if inst.PublicIP, err = c.newPublicIP(tx); err != nil {
+		if err := c.givePublicIP(tx, &inst); err != nil {
 			return nil, err
 		}
 		for _, dev := range l.devices {

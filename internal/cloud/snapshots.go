@@ -81,8 +81,15 @@ func (c *Cloud) takeSnapshots(ctx context.Context, vols []*state.Volume, dress f
 	if err != nil {
 		return nil, err
 	}
+	for _, snap := range snaps {
+		c.instants.put(snap.ID, hold.share())
+	}
+	hold.release()
 	err = c.db.Update(func(tx *state.Tx) error {
-		for _, snap := range snaps {
+		for i, snap := range snaps {
+			if err := stillThere(tx, vols[i]); err != nil {
+				return err
+			}
 			if err := state.Put(tx, snap); err != nil {
 				return err
 			}
@@ -93,15 +100,27 @@ func (c *Cloud) takeSnapshots(ctx context.Context, vols []*state.Volume, dress f
 		return nil
 	})
 	if err != nil {
-		hold.release()
+		for _, snap := range snaps {
+			c.instants.end(snap.ID)
+		}
 		return nil, err
 	}
 	for _, snap := range snaps {
-		c.instants.put(snap.ID, hold.share())
 		c.work.kick(jobOf(snap))
 	}
-	hold.release()
 	return snaps, nil
+}
+
+// stillThere refuses a volume that was deleted since it was looked up.
+func stillThere(tx *state.Tx, v *state.Volume) error {
+	now, err := find[state.Volume](tx, v.Scope(), volumeIDs, v.ID)
+	if err != nil {
+		return err
+	}
+	if now.State == state.VolumeDeleting {
+		return volumeIDs.missing(v.ID)
+	}
+	return nil
 }
 
 var snapshotFilters = fields[*state.Snapshot]{

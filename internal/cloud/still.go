@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
+	"time"
 
+	"github.com/steadcloud/stead/internal/machine"
 	"github.com/steadcloud/stead/internal/snapshot"
 	"github.com/steadcloud/stead/internal/state"
 )
@@ -171,6 +174,16 @@ func (i *instants) end(snap string) {
 	}
 }
 
+// endAll lets go of every instant; their snapshots are not complete.
+func (i *instants) endAll() {
+	i.mu.Lock()
+	all := slices.Collect(maps.Keys(i.bySnapshot))
+	i.mu.Unlock()
+	for _, snap := range all {
+		i.end(snap)
+	}
+}
+
 // holdStill makes volumes readable as they are now: through their machine
 // where one runs, else from their files, which no machine may start on until
 // the reading ends. It marks the snapshots that came from a machine.
@@ -196,17 +209,35 @@ func (c *Cloud) holdStill(ctx context.Context, vols []*state.Volume, snaps []*st
 	at, err := h.vm.Snapshot(ctx, snaps[0].ID, ids)
 	if err != nil {
 		h.unclaim(ids)
+		switch {
+		case errors.Is(err, machine.ErrBusy):
+			return nil, fail("SnapshotCreationPerVolumeRateExceeded", "A snapshot of %s is being taken; only one at a time can be.", ids[0])
+		case errors.Is(err, machine.ErrNotAttached), errors.Is(err, machine.ErrNotRunning):
+			return nil, fail("IncorrectState", "The disks of %s are being plugged or its machine is ending; try again.", inst)
+		}
 		return nil, fmt.Errorf("snapshot %v of running instance %s: %w", ids, inst, err)
 	}
 	for _, s := range snaps {
 		s.Live = true
 	}
 	return newInstant(at.Source, func() {
-		if err := at.Close(context.WithoutCancel(ctx)); err != nil {
-			c.log.Warn("snapshot's nodes were not cleared", "instance", inst, "err", err)
-		}
+		c.closeInstant(context.WithoutCancel(ctx), inst, at)
 		h.unclaim(ids)
 	}), nil
+}
+
+// closeInstant clears a snapshot's nodes out of a machine. It is tried for a
+// while: a machine does not end before they are gone.
+func (c *Cloud) closeInstant(ctx context.Context, inst string, at instant) {
+	const tries = 5
+	var err error
+	for n := range tries {
+		if err = at.Close(ctx); err == nil {
+			return
+		}
+		time.Sleep(retryFirst << n)
+	}
+	c.log.Error("snapshot's nodes were not cleared", "instance", inst, "err", err)
 }
 
 // stillFiles is an instant of volumes whose files have been claimed for reading.

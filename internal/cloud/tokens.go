@@ -44,19 +44,27 @@ func (c *Cloud) once(tx *state.Tx, s state.Scope, action string, token *string, 
 	return ids, state.Put(tx, t)
 }
 
-// dropTokens forgets the tokens that made a resource which is gone: a request
-// that repeats one makes a new resource.
+// dropTokens forgets the tokens of a resource that is gone, once nothing of
+// what they made is left: a request that repeats one makes something new.
 func dropTokens(tx *state.Tx, s state.Scope, id string) error {
 	tokens, err := state.List[state.Token](tx, s)
 	if err != nil {
 		return err
 	}
 	for _, t := range tokens {
-		if slices.Contains(t.Results, id) {
+		if slices.Contains(t.Results, id) && !anyLeft(tx, s, t.Results, id) {
 			if err := state.Delete(tx, t); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+func anyLeft(tx *state.Tx, s state.Scope, ids []string, gone string) bool {
+	return slices.ContainsFunc(ids, func(id string) bool {
+		_, instErr := state.Get[state.Instance](tx, s, id)
+		_, volErr := state.Get[state.Volume](tx, s, id)
+		return id != gone && (instErr == nil || volErr == nil)
+	})
 }

@@ -12,6 +12,9 @@ const (
 	// killTimeout bounds the wait for a process that was told to end at once.
 	// It may have to finish writing to a slow disk.
 	killTimeout = 10 * time.Second
+	// answerTimeout is how long QEMU has to answer a command; one that takes
+	// longer is wedged, not busy.
+	answerTimeout = 20 * time.Second
 	// pressEvery is how often the power button is pressed again: a press before
 	// the guest has loaded its driver goes unheard.
 	pressEvery = 5 * time.Second

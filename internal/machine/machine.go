@@ -152,6 +152,8 @@ func (m *Machine) findIOError(ctx context.Context) (IOError, error) {
 
 // execute runs a QMP command; ErrNotRunning when the process is gone.
 func (m *Machine) execute(ctx context.Context, command string, args, result any) error {
+	ctx, stop := context.WithTimeout(ctx, answerTimeout)
+	defer stop()
 	err := m.qmp.Execute(ctx, command, args, result)
 	if !errors.Is(err, qmp.ErrClosed) || m.proc.released.Load() {
 		return err

@@ -66,6 +66,7 @@ type Instance struct {
 	MAC        string   `json:"mac"`
 	PrivateIP  string   `json:"privateIP"`
 	PublicIP   string   `json:"publicIP,omitempty"` // automatic; an elastic IP stands in its own record
+	NoPublicIP bool     `json:"noPublicIP,omitempty"`
 	Groups     []string `json:"groups"`
 
 	Volumes []string `json:"volumes"` // by attachment order; the volume records hold the attachments

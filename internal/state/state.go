@@ -18,6 +18,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -83,10 +85,19 @@ func Open(path string) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open state %s: %w", path, err)
 	}
-	if err := b.Update(prepare); err != nil {
+	if err := errors.Join(b.Update(prepare), syncDir(filepath.Dir(path))); err != nil {
 		return nil, errors.Join(fmt.Errorf("open state %s: %w", path, err), b.Close())
 	}
 	return &DB{bolt: b}, nil
+}
+
+// syncDir makes a new file's name durable.
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 func prepare(tx *bbolt.Tx) error {
