@@ -24,8 +24,11 @@ const portTag = "stead:port-"
 
 // networks are the regions' networks, made when their first machine starts.
 type networks struct {
-	mu      sync.Mutex
+	mu      sync.Mutex // no transaction begins while it is held
 	byScope map[state.Scope]*network.Network
+	// change is held from reading the records to applying them, so that what
+	// was read later is also applied later: a revoked rule stays revoked.
+	change sync.Mutex
 }
 
 func (n *networks) close() {
@@ -87,7 +90,8 @@ func (c *Cloud) networkConfig(s state.Scope) (network.Config, error) {
 }
 
 // plugNetwork joins a machine to its region's network and brings the others'
-// rules up to date, which may name its security group.
+// rules up to date, which may name its security group, and who let go of an
+// address before this one takes it.
 func (c *Cloud) plugNetwork(inst *state.Instance, m vm) error {
 	if m.NetSocket() == "" {
 		return nil
@@ -96,21 +100,20 @@ func (c *Cloud) plugNetwork(inst *state.Instance, m vm) error {
 	if err != nil {
 		return err
 	}
+	c.networks.change.Lock()
+	defer c.networks.change.Unlock()
 	ports, err := c.ports(inst.Scope())
 	if err != nil {
 		return err
 	}
+	c.updatePorts(nw, ports) // this one's too, if it was plugged in before
 	for _, p := range ports {
-		if p.ID != inst.ID {
-			continue
-		}
-		p.Socket = m.NetSocket()
-		if err := nw.Attach(p); err != nil {
-			return err
+		if p.ID == inst.ID {
+			p.Socket = m.NetSocket()
+			return nw.Attach(p)
 		}
 	}
-	c.networkChanged(inst.Scope())
-	return nil
+	return nil // it was terminated meanwhile
 }
 
 func (c *Cloud) unplugNetwork(inst *state.Instance) {
@@ -120,26 +123,26 @@ func (c *Cloud) unplugNetwork(inst *state.Instance) {
 }
 
 // networkChanged has the machines of a region follow changed rules and
-// addresses.
+// addresses. Call it outside of transactions, which it waits for.
 func (c *Cloud) networkChanged(s state.Scope) {
 	nw := c.networks.get(s)
 	if nw == nil {
 		return
 	}
+	c.networks.change.Lock()
+	defer c.networks.change.Unlock()
 	ports, err := c.ports(s)
 	if err != nil {
 		c.log.Error("network rules", "region", s.Region, "err", err)
 		return
 	}
-	for _, p := range ports {
-		h := c.running.get(p.ID)
-		if h == nil {
-			continue
-		}
-		p.Socket = h.vm.NetSocket()
-		if err := nw.Update(p); err != nil {
-			c.log.Warn("network rules", "instance", p.ID, "err", err)
-		}
+	c.updatePorts(nw, ports)
+}
+
+// updatePorts applies what was read under networks.change.
+func (c *Cloud) updatePorts(nw *network.Network, ports []network.Port) {
+	if err := nw.UpdateAll(ports); err != nil {
+		c.log.Warn("network rules", "err", err)
 	}
 }
 

@@ -53,24 +53,22 @@ type listener struct {
 	conns   map[*net.TCPConn]context.CancelFunc // under forwards.mu
 }
 
+// public is the port that the host listens on.
+func (l *listener) public() int { return l.ln.Addr().(*net.TCPAddr).Port }
+
 func newForwards(n *Network, p *port) *forwards {
 	return &forwards{n: n, p: p, listeners: map[int]*listener{}}
 }
 
-// apply makes the listeners what s asks for. It keeps those that are asked for
-// still, and their connections where the new rules allow the client.
-func (f *forwards) apply(s *settings) {
+// letGo closes what s does not ask for, and keeps the rest with its connections
+// where the new rules allow the client.
+func (f *forwards) letGo(s *settings) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.closed {
-		return
-	}
 	if f.public != s.public {
 		f.closeAll()
-		f.public = s.public
 	}
-	wanted, failed := wantedPorts(s.rules, s.public)
-	f.failed = failed
+	wanted, _ := wantedPorts(s.rules, s.public)
 	for private, l := range f.listeners {
 		if !slices.Contains(wanted, private) {
 			f.closeListener(l)
@@ -78,6 +76,20 @@ func (f *forwards) apply(s *settings) {
 			f.recheck(l, s.rules)
 		}
 	}
+}
+
+// take opens what s asks for and is not open, after letGo. A port that was
+// refused before is tried again, and so is one that was moved and that nobody
+// is connected to.
+func (f *forwards) take(s *settings) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return
+	}
+	f.public = s.public
+	wanted, failed := wantedPorts(s.rules, s.public)
+	f.failed = failed
 	f.open(wanted)
 }
 
@@ -86,10 +98,16 @@ func (f *forwards) apply(s *settings) {
 func (f *forwards) open(wanted []int) {
 	taken := map[int]error{}
 	for _, private := range wanted {
-		if f.listeners[private] == nil {
-			if err := f.listen(private, private); err != nil {
-				taken[private] = err
-			}
+		old := f.listeners[private]
+		if old != nil && (old.public() == private || len(old.conns) > 0) {
+			continue
+		}
+		err := f.listen(private, private)
+		switch {
+		case err != nil && old == nil:
+			taken[private] = err
+		case err == nil && old != nil:
+			_ = old.ln.Close() // nobody is connected to it
 		}
 	}
 	for _, private := range wanted {
@@ -143,14 +161,14 @@ func (f *forwards) accept(l *listener) {
 				return
 			}
 		}
-		if !f.take(l, c) {
+		if !f.admit(l, c) {
 			abort(c)
 		}
 	}
 }
 
-// take starts a client's connection, if the rules let it in and the machine is there.
-func (f *forwards) take(l *listener, c *net.TCPConn) bool {
+// admit starts a client's connection, if the rules let it in and the machine is there.
+func (f *forwards) admit(l *listener, c *net.TCPConn) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.listeners[l.private] != l || !f.p.connected.Load() || !clientAllowed(c, f.p.settings.Load().rules, l.private) {

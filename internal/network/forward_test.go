@@ -274,3 +274,84 @@ func TestWantedPorts(t *testing.T) {
 		}
 	}
 }
+
+// A public address that passes from one machine to another takes its ports
+// along, whichever is updated first.
+func TestForwardAddressPasses(t *testing.T) {
+	n := newNetwork(t, testConfig())
+	a := bootMachine(t, "172.31.0.10", tcpRule(high, high, "0.0.0.0/0"))
+	b := bootMachine(t, "172.31.0.11", tcpRule(high, high, "0.0.0.0/0"))
+	a.attach(n)
+	b.attach(n)
+	holder, other := a, b
+	for range 8 { // the order of updates is random
+		holder.Port.Public, other.Port.Public = publicAddr(), netip.Addr{}
+		if err := n.UpdateAll([]Port{holder.Port, other.Port}); err != nil {
+			t.Fatal(err)
+		}
+		want := Forward{Protocol: "tcp", Private: high, Public: netip.AddrPortFrom(publicAddr(), high)}
+		if got := n.Forwards(holder.Port.ID); len(got) != 1 || got[0] != want {
+			t.Fatalf("forwards %v, want %v", got, want)
+		}
+		if got := n.Forwards(other.Port.ID); len(got) != 0 {
+			t.Fatalf("a machine without a public address has forwards %v", got)
+		}
+		holder, other = other, holder
+	}
+}
+
+// A port that moved comes back to its number once that is free and nobody is
+// connected, and one that was refused is tried again.
+func TestForwardComesBack(t *testing.T) {
+	block := func(port uint16) net.Listener {
+		l, err := net.Listen("tcp4", netip.AddrPortFrom(publicAddr(), port).String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = l.Close() })
+		return l
+	}
+	own, instead := block(high), block(high+portOffset)
+	n := newNetwork(t, testConfig())
+	m := bootMachine(t, "172.31.0.10", tcpRule(high, high, "0.0.0.0/0"))
+	m.serveTCP(high, echo)
+	m.Port.Public = publicAddr()
+	m.attach(n)
+	update := func() Forward {
+		t.Helper()
+		if err := n.Update(m.Port); err != nil {
+			t.Fatal(err)
+		}
+		got := n.Forwards(m.Port.ID)
+		if len(got) != 1 {
+			t.Fatalf("forwards %v", got)
+		}
+		return got[0]
+	}
+	if f := update(); f.Err == nil {
+		t.Fatalf("forward %v of a port that is taken", f)
+	}
+	_ = instead.Close()
+	if f := update(); f.Public.Port() != high+portOffset {
+		t.Fatalf("refused port not tried again: %v", f)
+	}
+	c := dialHost(t, netip.AddrPortFrom(publicAddr(), high+portOffset))
+	_ = c.SetDeadline(time.Now().Add(patience))
+	if _, err := io.WriteString(c, "hi"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(c, make([]byte, 2)); err != nil {
+		t.Fatal(err)
+	}
+	_ = own.Close()
+	if f := update(); f.Public.Port() != high+portOffset {
+		t.Errorf("port moved under a client: %v", f)
+	}
+	checkStream(t, c)
+	_ = c.Close()
+	for deadline := time.Now().Add(patience); update().Public.Port() != high; {
+		if time.Now().After(deadline) {
+			t.Fatal("the port did not come back")
+		}
+	}
+}

@@ -202,7 +202,7 @@ func (n *Network) Attach(p Port) error {
 	}
 	if old, ok := n.ports[p.ID]; ok {
 		if old.hw == np.hw && old.ip == np.ip && old.socket == np.socket {
-			n.set(old, set)
+			n.set(map[*port]*settings{old: set})
 			return nil
 		}
 		n.detach(old)
@@ -217,7 +217,7 @@ func (n *Network) Attach(p Port) error {
 	}
 	n.ports[p.ID] = np
 	n.rebuild()
-	np.forwards.apply(set)
+	np.forwards.take(set)
 	return nil
 }
 
@@ -269,24 +269,54 @@ func newSettings(p Port) (*settings, error) {
 func (n *Network) Update(p Port) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	old, ok := n.ports[p.ID]
-	if !ok {
+	if _, ok := n.ports[p.ID]; !ok {
 		return fmt.Errorf("update network of %s: %w", p.ID, ErrNotAttached)
 	}
-	p.IP = old.ip
-	set, err := newSettings(p)
-	if err != nil {
-		return fmt.Errorf("update network of %s: %w", p.ID, err)
-	}
-	n.set(old, set)
-	return nil
+	return n.updateAll([]Port{p})
 }
 
-func (n *Network) set(p *port, s *settings) {
-	p.settings.Store(s)
+// UpdateAll is Update for several ports at once: each gives up what it has no
+// more before any takes what it gets, so that a public address can pass from
+// one to another. Those that aren't attached are left out; one with a bad rule
+// stays as it is, and the others follow.
+func (n *Network) UpdateAll(ports []Port) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.updateAll(ports)
+}
+
+func (n *Network) updateAll(ports []Port) error {
+	var errs []error
+	changes := map[*port]*settings{}
+	for _, p := range ports {
+		old, ok := n.ports[p.ID]
+		if !ok {
+			continue
+		}
+		p.IP = old.ip
+		set, err := newSettings(p)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("update network of %s: %w", p.ID, err))
+			continue
+		}
+		changes[old] = set
+	}
+	n.set(changes)
+	return errors.Join(errs...)
+}
+
+func (n *Network) set(changes map[*port]*settings) {
+	for p, s := range changes {
+		p.settings.Store(s)
+	}
 	n.rebuild()
-	n.track.recheck(p.ip, s.rules)
-	p.forwards.apply(s)
+	for p, s := range changes {
+		n.track.recheck(p.ip, s.rules)
+		p.forwards.letGo(s)
+	}
+	for p, s := range changes {
+		p.forwards.take(s)
+	}
 }
 
 // Detach disconnects a machine and closes its forwards; unknown IDs are fine.
