@@ -192,7 +192,7 @@ func TestMachineKillAnytime(t *testing.T) {
 	strike(b.create("web")...)
 	b.created("web")
 	was := b.whole("web")
-	for range 6 {
+	for range 4 {
 		strike("terminate", "web", "--yes")
 		b.terminated()
 		strike("rescue", "web", "--by", "swap", "--wait", "running")
