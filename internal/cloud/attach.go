@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -142,12 +143,14 @@ func compareDevices(root, a, b string) int {
 	}
 }
 
-// sameDevice compares device names with or without "/dev/".
+// sameDevice compares device names with or without "/dev/", and by either of
+// a disk's names: sdf and xvdf are one.
 func sameDevice(a, b string) bool { return shortDevice(a) == shortDevice(b) }
 
 func shortDevice(d string) string {
-	if len(d) > 5 && d[:5] == "/dev/" {
-		return d[5:]
+	d = strings.TrimPrefix(d, "/dev/")
+	if x, ok := strings.CutPrefix(d, "xvd"); ok && len(strings.TrimRight(x, "0123456789")) == 1 {
+		return "sd" + x
 	}
 	return d
 }

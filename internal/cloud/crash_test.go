@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -23,6 +24,9 @@ type moody struct {
 	noMachines
 	mu     sync.Mutex
 	state  machine.State // what they say they are; 0 is running
+	ioErr  *machine.IOError
+	first  bool          // only those that were adopted do so
+	born   int           // how many were started
 	silent bool          // they answer nothing, and cannot be adopted
 	slow   chan struct{} // Shutdown waits for it to close
 }
@@ -39,9 +43,18 @@ func (m *moody) now() (machine.State, bool, chan struct{}) {
 	return m.state, m.silent, m.slow
 }
 
+func (m *moody) adoptedOnly() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.first
+}
+
 func (m *moody) start(ctx context.Context, spec machine.Spec) (vm, error) {
 	v, err := m.noMachines.start(ctx, spec)
-	return moodyVM{v, m}, err
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.born++
+	return moodyVM{v, m, m.born}, err
 }
 
 var errSilent = errors.New("QEMU does not answer")
@@ -54,12 +67,13 @@ func (m *moody) adopt(ctx context.Context, dir string) (vm, error) {
 	if _, silent, _ := m.now(); silent {
 		return nil, errSilent
 	}
-	return moodyVM{v, m}, nil
+	return moodyVM{v, m, 0}, nil
 }
 
 type moodyVM struct {
 	vm
-	m *moody
+	m    *moody
+	born int // 0: adopted
 }
 
 func (v moodyVM) Status(ctx context.Context) (machine.Status, error) {
@@ -67,8 +81,10 @@ func (v moodyVM) Status(ctx context.Context) (machine.Status, error) {
 	if silent {
 		return machine.Status{}, errSilent
 	}
-	if s != 0 {
-		return machine.Status{State: s}, nil
+	if s != 0 && (!v.m.adoptedOnly() || v.born == 0) {
+		v.m.mu.Lock()
+		defer v.m.mu.Unlock()
+		return machine.Status{State: s, IOError: v.m.ioErr}, nil
 	}
 	return v.vm.Status(ctx)
 }
@@ -150,19 +166,16 @@ func TestDaemonDiesWhileGuestIsOffOnPurpose(t *testing.T) {
 			id := doomed(t, c, client)
 			m.set(func() { m.slow = make(chan struct{}) })
 			ask(t, client, id)
-			m.set(func() { m.state = machine.GuestShutdown })
+			m.set(func() { m.state, m.first = machine.GuestShutdown, true })
 			end()
 			m.set(func() { m.slow = nil })
 			_, client, _ = openMoody(t, dir, m)
-			// The old process says that its guest is off until it is ended.
+			// The old process says that its guest is off, the new one runs.
 			eventually(t, "process replaced", func() bool {
-				i := describe(t, client, id)
-				if i.State.Name == types.InstanceStateNameTerminated || i.State.Name == types.InstanceStateNameShuttingDown {
-					t.Fatalf("%s is %s: %s", id, i.State.Name, aws.ToString(i.StateTransitionReason))
-				}
-				return i.State.Name == types.InstanceStateNameRunning || i.State.Name == types.InstanceStateNamePending
+				m.mu.Lock()
+				defer m.mu.Unlock()
+				return m.born == 2
 			})
-			m.set(func() { m.state = 0 })
 			stays(t, client, id, types.InstanceStateNameRunning)
 		})
 	}
@@ -284,4 +297,43 @@ func TestTerminateDuringImage(t *testing.T) {
 		files, err := c.volumes.List()
 		return err == nil && len(files) == 0
 	})
+}
+
+// Who asks is told that a machine stands still, and why.
+func TestFullHostDiskShows(t *testing.T) {
+	m := &moody{}
+	c, client, _ := openMoody(t, Dir(t.TempDir()), m)
+	id := doomed(t, c, client)
+	root := *describe(t, client, id).BlockDeviceMappings[0].Ebs.VolumeId
+	status := func() types.SummaryStatus {
+		out, err := client.DescribeInstanceStatus(t.Context(), &ec2.DescribeInstanceStatusInput{InstanceIds: []string{id}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out.InstanceStatuses[0].InstanceStatus.Status
+	}
+	if got := status(); got != types.SummaryStatusOk {
+		t.Errorf("at first the status is %s", got)
+	}
+	m.set(func() {
+		m.state, m.ioErr = machine.Paused, &machine.IOError{VolumeID: root, Reason: "No space left on device", NoSpace: true}
+	})
+	c.work.kick(job{"instance", testScope, id})
+	eventually(t, "impaired", func() bool { return status() == types.SummaryStatusImpaired })
+	out, err := client.DescribeVolumeStatus(t.Context(), &ec2.DescribeVolumeStatusInput{VolumeIds: []string{root}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v := out.VolumeStatuses[0]; v.VolumeStatus.Status != types.VolumeStatusInfoStatusImpaired || len(v.Events) != 1 || !strings.Contains(*v.Events[0].Description, "full") {
+		t.Errorf("the volume's status is %+v with %d events", v.VolumeStatus, len(v.Events))
+	}
+	m.set(func() { m.state, m.ioErr = 0, nil })
+	c.work.kick(job{"instance", testScope, id})
+	eventually(t, "ok again", func() bool { return status() == types.SummaryStatusOk })
+}
+
+func TestVolumesAreNotSaidToBeEncrypted(t *testing.T) {
+	_, client := newTestCloud(t)
+	_, err := client.CreateVolume(t.Context(), &ec2.CreateVolumeInput{AvailabilityZone: aws.String("us-east-1a"), Size: aws.Int32(1), Encrypted: aws.Bool(true)})
+	wantCode(t, err, "UnsupportedOperation")
 }

@@ -201,6 +201,9 @@ func (c *Cloud) overlay(tx *state.Tx, s state.Scope, dev *state.BlockDevice, ch 
 	if e.DeleteOnTermination != nil {
 		dev.DeleteOnTermination = *e.DeleteOnTermination
 	}
+	if e.KmsKeyId != nil {
+		return unsupported("An encrypted volume", "Leave KmsKeyId out, and encrypt the disk that the data folder is on.")
+	}
 	if e.Encrypted != nil {
 		dev.Encrypted = *e.Encrypted
 	}

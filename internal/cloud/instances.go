@@ -13,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
+	"github.com/steadcloud/stead/internal/machine"
 	"github.com/steadcloud/stead/internal/state"
 )
 
@@ -45,6 +46,7 @@ type view struct {
 	groups []types.GroupIdentifier
 	public string
 	eip    *state.Address
+	fault  *machine.IOError  // why its machine stands still
 	moved  map[string]string // tags that tell of ports moved on the host
 }
 
@@ -155,7 +157,7 @@ func (c *Cloud) views(tx *state.Tx, s state.Scope, insts []*state.Instance) ([]v
 			v.groups = append(v.groups, types.GroupIdentifier{GroupId: aws.String(g), GroupName: aws.String(names[g])})
 		}
 		v.public = publicOf(i, v.eip)
-		v.moved = c.movedPorts(i)
+		v.moved, v.fault = c.movedPorts(i), c.running.ioError(i.ID)
 		out = append(out, v)
 	}
 	return out, nil
@@ -242,6 +244,9 @@ var statusFilters = fields[view]{
 }
 
 func statusOf(v view) types.SummaryStatus {
+	if v.fault != nil {
+		return types.SummaryStatusImpaired
+	}
 	if v.State == state.Running {
 		return types.SummaryStatusOk
 	}
@@ -249,6 +254,9 @@ func statusOf(v view) types.SummaryStatus {
 }
 
 func reachability(v view) string {
+	if v.fault != nil {
+		return "failed"
+	}
 	if v.State == state.Running {
 		return "passed"
 	}
@@ -271,7 +279,7 @@ func (c *Cloud) DescribeInstanceStatus(ctx context.Context, in *ec2.DescribeInst
 		summary := func() *types.InstanceStatusSummary {
 			sum := &types.InstanceStatusSummary{Status: statusOf(v)}
 			if v.State == state.Running {
-				sum.Details = []types.InstanceStatusDetails{{Name: types.StatusNameReachability, Status: types.StatusTypePassed}}
+				sum.Details = []types.InstanceStatusDetails{{Name: types.StatusNameReachability, Status: types.StatusType(reachability(v))}}
 			}
 			return sum
 		}

@@ -70,6 +70,7 @@ func (c *Cloud) examine(ctx context.Context, inst *state.Instance, h *machineHan
 		}
 		return h, fmt.Errorf("machine of %s: %w", inst.ID, err)
 	}
+	h.setIOError(st.IOError)
 	switch {
 	case err != nil || st.State == machine.Exited:
 		c.buried(inst)

@@ -264,6 +264,19 @@ type machineHandle struct {
 
 	mu      sync.Mutex
 	claimed []string
+	ioError *machine.IOError // why it stands still
+}
+
+func (h *machineHandle) setIOError(e *machine.IOError) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ioError = e
+}
+
+func (h *machineHandle) standsStill() *machine.IOError {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.ioError
 }
 
 func (h *machineHandle) claim(vols []string) bool {
@@ -286,6 +299,14 @@ func (m *machines) get(id string) *machineHandle {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.byID[id]
+}
+
+// ioError says why an instance's machine stands still; nil if it doesn't.
+func (m *machines) ioError(id string) *machine.IOError {
+	if h := m.get(id); h != nil {
+		return h.standsStill()
+	}
+	return nil
 }
 
 func (m *machines) put(id string, v vm) {

@@ -3,6 +3,7 @@ package cloud
 import (
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -36,10 +37,14 @@ func tagsFor(specs []types.TagSpecification, kind types.ResourceType, kinds ...t
 
 // setTags writes tags over those in m, all or, on an error, none.
 func setTags(m map[string]string, tags []types.Tag) error {
-	next := len(m)
+	next, seen := len(m), map[string]bool{}
 	for _, t := range tags {
 		k, v := aws.ToString(t.Key), aws.ToString(t.Value)
 		switch {
+		case seen[k]:
+			return invalid(k, "Tag.Key", "Duplicate tag keys are not allowed.")
+		case strings.ContainsFunc(k+v, unicode.IsControl):
+			return invalid(k, "Tag", "Tags have no control characters.")
 		case k == "" || utf8.RuneCountInString(k) > maxTagKey:
 			return invalid(k, "Tag.Key", "Tag keys have 1 to 128 characters.")
 		case utf8.RuneCountInString(v) > maxTagValue:
@@ -47,6 +52,7 @@ func setTags(m map[string]string, tags []types.Tag) error {
 		case strings.HasPrefix(strings.ToLower(k), "aws:"):
 			return invalid(k, "Tag.Key", "Tag keys starting with 'aws:' are reserved for internal use.")
 		}
+		seen[k] = true
 		if _, has := m[k]; !has {
 			next++
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
+	"github.com/steadcloud/stead/internal/machine"
 	"github.com/steadcloud/stead/internal/state"
 )
 
@@ -68,6 +69,9 @@ func (d diskSpec) refuse(format string, args ...any) *apiError {
 func (c *Cloud) newVolume(tx *state.Tx, s state.Scope, zone string, spec diskSpec) (*state.Volume, error) {
 	if spec.kind == "" {
 		spec.kind = "gp2"
+	}
+	if spec.encrypted {
+		return nil, unsupported("An encrypted volume", "Leave Encrypted out, and encrypt the disk that the data folder is on.")
 	}
 	t, ok := volumeTypes[spec.kind]
 	if !ok {
@@ -137,6 +141,9 @@ func (c *Cloud) CreateVolume(ctx context.Context, in *ec2.CreateVolumeInput) (*e
 	}
 	if err := checkZone(s.Region, *in.AvailabilityZone); err != nil {
 		return nil, err
+	}
+	if in.KmsKeyId != nil {
+		return nil, unsupported("An encrypted volume", "Leave KmsKeyId out, and encrypt the disk that the data folder is on.")
 	}
 	if aws.ToBool(in.MultiAttachEnabled) {
 		return nil, unsupported("Multi-attach", "Attach the volume to one instance at a time.")
@@ -263,18 +270,42 @@ func (c *Cloud) DescribeVolumeStatus(ctx context.Context, in *ec2.DescribeVolume
 	}
 	out := &ec2.DescribeVolumeStatusOutput{NextToken: next}
 	for _, v := range page {
+		item := types.VolumeStatusItem{VolumeId: aws.String(v.ID), AvailabilityZone: aws.String(v.Zone)}
 		status := types.VolumeStatusInfoStatusOk
-		switch {
+		switch e := c.faultOf(v); {
+		case e != nil:
+			status = types.VolumeStatusInfoStatusImpaired
+			item.Events = []types.VolumeStatusEvent{{
+				EventType: aws.String("io-paused"), EventId: aws.String("evol-" + v.ID[len("vol-"):]), InstanceId: aws.String(v.Attachment.InstanceID),
+				Description: aws.String("The machine stands still: " + faultText(e)),
+			}}
 		case v.State == state.VolumeError:
 			status = types.VolumeStatusInfoStatusImpaired
 		case !v.Ready:
 			status = types.VolumeStatusInfoStatusInsufficientData
 		}
-		out.VolumeStatuses = append(out.VolumeStatuses, types.VolumeStatusItem{
-			VolumeId: aws.String(v.ID), AvailabilityZone: aws.String(v.Zone), VolumeStatus: &types.VolumeStatusInfo{Status: status},
-		})
+		item.VolumeStatus = &types.VolumeStatusInfo{Status: status}
+		out.VolumeStatuses = append(out.VolumeStatuses, item)
 	}
 	return out, nil
+}
+
+// faultOf is the error on a volume that its machine stands still for.
+func (c *Cloud) faultOf(v *state.Volume) *machine.IOError {
+	if v.Attachment == nil {
+		return nil
+	}
+	if e := c.running.ioError(v.Attachment.InstanceID); e != nil && e.VolumeID == v.ID {
+		return e
+	}
+	return nil
+}
+
+func faultText(e *machine.IOError) string {
+	if e.NoSpace {
+		return "the disk of the host is full; it goes on when there is room"
+	}
+	return e.Reason
 }
 
 func apiVolume(v *state.Volume) types.Volume {
