@@ -64,8 +64,8 @@ func TestMachineSnapshotRunning(t *testing.T) {
 		if *snap.VolumeId == s.Data[0].VolumeID {
 			device, file = "/dev/sdh", "log"
 		}
-		r.restore(c, *snap.SnapshotId, copied.InstanceID, device)
-		counts[file] = r.lines("copy", device, file)
+		volume := r.restore(c, *snap.SnapshotId, copied.InstanceID, device)
+		counts[file] = r.lines("copy", volume, file)
 	}
 	root, data := counts["root/log"], counts["log"]
 	t.Logf("%d were written before, %d after; the snapshots hold %d and %d", before, after, root, data)
@@ -88,7 +88,7 @@ func (r *rig) written(server string) int {
 }
 
 // restore makes a volume of a snapshot and plugs it into an instance.
-func (r *rig) restore(c *ec2.Client, snapshot, instance, device string) {
+func (r *rig) restore(c *ec2.Client, snapshot, instance, device string) string {
 	r.t.Helper()
 	ctx := context.Background()
 	v, err := c.CreateVolume(ctx, &ec2.CreateVolumeInput{AvailabilityZone: aws.String("us-east-1a"), SnapshotId: &snapshot})
@@ -107,6 +107,7 @@ func (r *rig) restore(c *ec2.Client, snapshot, instance, device string) {
 		a := out.Volumes[0].Attachments
 		return len(a) == 1 && a[0].State == types.VolumeAttachmentStateAttached
 	})
+	return *v.VolumeId
 }
 
 func (r *rig) waitVolume(c *ec2.Client, id string, want types.VolumeState) {
@@ -122,12 +123,11 @@ func (r *rig) waitVolume(c *ec2.Client, id string, want types.VolumeState) {
 
 // lines mounts a plugged-in disk and counts the lines of the log there, which
 // must be 1, 2, 3, …; a last one may be half there.
-func (r *rig) lines(server, device, file string) int {
+func (r *rig) lines(server, volume, file string) int {
 	r.t.Helper()
-	dir := "/mnt" + device
-	log := r.sh(server, fmt.Sprintf("for n in $(seq 200); do [ -b %[1]s ] && break; usleep 50000; done; mkdir -p %[2]s && mount %[1]s %[2]s && "+
-		"{ [ ! -e %[2]s/bulk ] || [ \"$(sha256sum < %[2]s/bulk)\" = \"$(cat %[2]s/sum)\" ]; } && cat %[2]s/%[3]s", device, dir, file))
-	lines := strings.Split(log, "\n")
+	dir := r.mount(server, volume)
+	r.sh(server, fmt.Sprintf("cd %s && { [ ! -e bulk ] || [ \"$(sha256sum < bulk)\" = \"$(cat sum)\" ]; }", dir))
+	lines := strings.Split(r.sh(server, "cat "+dir+"/"+file), "\n")
 	for k, line := range lines {
 		if line != strconv.Itoa(k+1) {
 			if k != len(lines)-1 {
@@ -137,4 +137,16 @@ func (r *rig) lines(server, device, file string) int {
 		}
 	}
 	return len(lines)
+}
+
+// mount mounts a volume that was plugged in, which the guest knows by its
+// serial number, and gives the folder.
+func (r *rig) mount(server, volume string) string {
+	r.t.Helper()
+	dir := "/mnt/" + volume
+	r.waitUntil(volume+" is mounted", func() bool {
+		return r.answers(server, fmt.Sprintf("disk=$(grep -l %s /sys/block/*/serial | cut -d/ -f4) && [ -n \"$disk\" ] && mkdir -p %s && mount /dev/$disk %s",
+			strings.ReplaceAll(volume, "-", ""), dir, dir))
+	})
+	return dir
 }
