@@ -33,7 +33,7 @@ machines. stead starts it by itself when the local context needs it.`,
 // hand.
 type cloudFlags struct {
 	listen, machines, accel, account string
-	egress                           bool
+	egress, stopOnly                 bool
 }
 
 func (o *cloudFlags) add(a *App, cmd *cobra.Command) {
@@ -214,6 +214,8 @@ by root, it gives up root and runs as the user stead.`,
 		Example: "  stead cloud run --listen 127.0.0.1:9000 --data-dir /srv/stead --machines none", Args: exactly(),
 	}
 	o.add(a, cmd)
+	cmd.Flags().BoolVar(&o.stopOnly, "stop-only", false, "shut down the machines that a dead one left, and end")
+	_ = cmd.Flags().MarkHidden("stop-only") // it exists
 	return a.command(cmd, func(ctx context.Context, _ []string) error { return a.cloudRun(ctx, o) })
 }
 
@@ -230,7 +232,7 @@ func (a *App) cloudRun(ctx context.Context, o cloudFlags) error {
 		level = slog.LevelDebug
 	}
 	err = cloud.RunUnprivileged(ctx, cloud.Config{
-		Listen: o.listen, DataDir: dir, Machines: o.machines, Account: o.account, Accel: o.accel, Egress: o.egress,
+		Listen: o.listen, DataDir: dir, Machines: o.machines, Account: o.account, Accel: o.accel, Egress: o.egress, StopOnly: o.stopOnly,
 		Version: a.Version, Log: slog.New(slog.NewTextHandler(a.Stderr, &slog.HandlerOptions{Level: level})),
 	})
 	var ended *cloud.ExitError

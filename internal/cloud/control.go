@@ -22,6 +22,9 @@ import (
 // ErrNotRunning says that no daemon answers on the data folder.
 var ErrNotRunning = errors.New("the local cloud is not running")
 
+// errOtherDaemon says that an order was for another daemon than this one.
+var errOtherDaemon = errors.New("another daemon has taken over")
+
 // Info is what a daemon says of itself.
 type Info struct {
 	PID       int       `json:"pid"`
@@ -55,15 +58,23 @@ func (d *daemon) controlHandler() http.Handler {
 	mux.HandleFunc("GET /info", func(w http.ResponseWriter, _ *http.Request) { d.reply(w, d.info()) })
 	mux.HandleFunc("GET /credentials", func(w http.ResponseWriter, _ *http.Request) { d.reply(w, d.cloud.keys) })
 	mux.HandleFunc("POST /images/{name}", d.buildImage)
-	mux.HandleFunc("POST /stop", func(w http.ResponseWriter, r *http.Request) {
-		machines := r.URL.Query().Get("machines") == "true"
-		d.reply(w, d.info())
-		select {
-		case d.stop <- machines:
-		default: // already stopping
-		}
-	})
+	mux.HandleFunc("POST /stop", d.obeyStop)
 	return mux
+}
+
+// obeyStop begins to stop the daemon and answers who it is. An order that names
+// a process is for that one alone.
+func (d *daemon) obeyStop(w http.ResponseWriter, r *http.Request) {
+	query := r.URL.Query()
+	if pid := query.Get("pid"); pid != "" && pid != strconv.Itoa(os.Getpid()) {
+		http.Error(w, "this is process "+strconv.Itoa(os.Getpid()), http.StatusConflict)
+		return
+	}
+	d.reply(w, d.info())
+	select {
+	case d.stop <- query.Get("machines") == "true":
+	default: // already stopping
+	}
 }
 
 func (d *daemon) reply(w http.ResponseWriter, v any) {
@@ -108,10 +119,16 @@ func (d *daemon) buildImage(w http.ResponseWriter, r *http.Request) {
 	enc, flush := json.NewEncoder(w), http.NewResponseController(w)
 	send := func(e buildEvent) {
 		if enc.Encode(e) == nil {
-			_ = flush.Flush() // a client that went away does not stop the build
+			_ = flush.Flush()
 		}
 	}
-	id, err := d.cloud.BuildImage(r.Context(), state.Scope{Account: d.cfg.Account, Region: DefaultRegion}, r.PathValue("name"),
+	d.builds.Add(1)
+	defer d.builds.Done()
+	// A client that goes away does not stop the build, the daemon's end does.
+	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
+	defer cancel()
+	defer context.AfterFunc(d.life, cancel)()
+	id, err := d.cloud.BuildImage(ctx, state.Scope{Account: d.cfg.Account, Region: DefaultRegion}, r.PathValue("name"),
 		func(step string, done, total int64) { send(buildEvent{Step: step, Done: done, Total: total}) })
 	if err != nil {
 		send(buildEvent{Error: err.Error()})
@@ -160,6 +177,9 @@ func (c *Control) do(ctx context.Context, method, path string, query url.Values)
 			return nil, fmt.Errorf("%s: %w", c.dir, ErrNotRunning)
 		}
 		return nil, fmt.Errorf("local cloud: %w", err)
+	}
+	if resp.StatusCode == http.StatusConflict {
+		return nil, errors.Join(errOtherDaemon, resp.Body.Close())
 	}
 	if resp.StatusCode != http.StatusOK {
 		defer func() { _ = resp.Body.Close() }() // read to its end or given up
@@ -222,43 +242,42 @@ func (c *Control) Logs(ctx context.Context, w io.Writer, follow bool) error {
 	return Logs(ctx, string(c.dir), w, follow)
 }
 
-// Logs copies the log of a data folder's daemon, running or not.
-func Logs(ctx context.Context, dataDir string, w io.Writer, follow bool) error {
-	f, err := os.Open(Dir(dataDir).LogFile())
-	if errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("no log in %s: the local cloud has not been started there", dataDir)
-	}
-	if err != nil {
-		return err
-	}
-	defer func() { _ = f.Close() }() // read only
-	for {
-		if _, err := io.Copy(w, f); err != nil || !follow {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(200 * time.Millisecond):
-		}
-	}
-}
-
 // Stop ends the daemon and waits until it is gone; with machines, they are
 // shut down cleanly first.
-func (c *Control) Stop(ctx context.Context, machines bool) error {
-	resp, err := c.do(ctx, http.MethodPost, "/stop", url.Values{"machines": {strconv.FormatBool(machines)}})
+func (c *Control) Stop(ctx context.Context, machines bool) error { return c.stop(ctx, machines, 0) }
+
+// stop is Stop for the daemon with a process ID, if that is not 0:
+// errOtherDaemon where it is not the one that answers.
+func (c *Control) stop(ctx context.Context, machines bool, pid int) error {
+	query := url.Values{"machines": {strconv.FormatBool(machines)}}
+	if pid != 0 {
+		query.Set("pid", strconv.Itoa(pid))
+	}
+	resp, err := c.do(ctx, http.MethodPost, "/stop", query)
 	if err != nil {
 		return err
 	}
-	if err := resp.Body.Close(); err != nil {
-		return err
+	defer func() { _ = resp.Body.Close() }() // read only
+	var who Info
+	if err := json.NewDecoder(resp.Body).Decode(&who); err != nil {
+		return fmt.Errorf("stop the local cloud: %w", err)
 	}
-	return waitUnlocked(ctx, c.dir)
+	return waitGone(ctx, c.dir, who.PID)
 }
 
-// waitUnlocked returns when no daemon has the folder.
-func waitUnlocked(ctx context.Context, dir Dir) error {
+// wentAway says that a daemon ended while it was spoken to.
+func wentAway(err error) bool {
+	for _, e := range []error{ErrNotRunning, io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.ECONNREFUSED, syscall.EPIPE} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// waitGone returns when the daemon with a process ID has left the folder: no
+// daemon has it, or another one answers.
+func waitGone(ctx context.Context, dir Dir, pid int) error {
 	for {
 		unlock, err := lockFolder(dir)
 		if err == nil {
@@ -267,6 +286,12 @@ func waitUnlocked(ctx context.Context, dir Dir) error {
 		}
 		if !errors.Is(err, ErrInUse) {
 			return err
+		}
+		if c, err := Connect(string(dir)); err == nil {
+			if info, err := c.Info(ctx); err == nil && info.PID != pid {
+				return nil
+			}
+			c.http.CloseIdleConnections()
 		}
 		select {
 		case <-ctx.Done():

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -38,6 +39,7 @@ type Config struct {
 	Account  string // twelve digits; empty is DefaultAccount
 	Accel    string // auto, kvm or tcg; empty is auto
 	Egress   bool   // whether machines reach beyond the cloud
+	StopOnly bool   // shut down the machines that a dead daemon left, and end
 	Version  string
 	Log      *slog.Logger
 }
@@ -59,14 +61,17 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	dir := Dir(cfg.DataDir)
-	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
-		return fmt.Errorf("data folder: %w", err)
+	if err := closeFolder(cfg.DataDir); err != nil {
+		return err
 	}
-	unlock, err := lockFolder(dir)
+	unlock, err := claimFolder(ctx, dir)
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	if cfg.StopOnly {
+		return stopLeft(ctx, cfg)
+	}
 	keys, err := loadKeys(dir.KeysFile())
 	if err != nil {
 		return err
@@ -82,7 +87,12 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	d := &daemon{cfg: cfg, cloud: c, started: time.Now(), built: executableTime(), listener: listener, stop: make(chan bool, 1)}
+	life, endLife := context.WithCancel(context.WithoutCancel(ctx))
+	defer endLife()
+	d := &daemon{
+		cfg: cfg, cloud: c, started: time.Now(), built: executableTime(), listener: listener, stop: make(chan bool, 1),
+		life: life, endLife: endLife,
+	}
 	cfg.Log.Info("serving", "endpoint", d.endpoint(), "folder", cfg.DataDir, "machines", hyper.accel(), "note", hyper.note(), "version", cfg.Version)
 	err = d.serve(ctx)
 	stopWork()
@@ -130,9 +140,25 @@ func newHypervisor(cfg Config) hypervisor {
 	return q
 }
 
+// claimFolder is lockFolder for a daemon: who only looks whether the folder is
+// free has the lock for a moment, too.
+func claimFolder(ctx context.Context, dir Dir) (unlock func(), err error) {
+	for range 20 {
+		if unlock, err = lockFolder(dir); !errors.Is(err, ErrInUse) {
+			return unlock, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	return nil, err
+}
+
 // lockFolder makes this the folder's only daemon.
 func lockFolder(dir Dir) (unlock func(), err error) {
-	f, err := os.OpenFile(dir.LockFile(), os.O_RDWR|os.O_CREATE|syscall.O_CLOEXEC, 0o600)
+	f, err := os.OpenFile(dir.LockFile(), os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock data folder: %w", err)
 	}
@@ -240,6 +266,9 @@ type daemon struct {
 	built    time.Time // of the executable that runs
 	listener net.Listener
 	stop     chan bool // whether the machines stop too
+	life     context.Context
+	endLife  context.CancelFunc
+	builds   sync.WaitGroup // of images; they end with life
 }
 
 func (d *daemon) endpoint() string { return "http://" + d.listener.Addr().String() }
@@ -262,6 +291,7 @@ func (d *daemon) serve(ctx context.Context) error {
 		}
 	case err = <-failed:
 	}
+	d.endLife()
 	quiet, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
 	defer cancel()
 	for _, s := range []*http.Server{api, orders} {
@@ -269,6 +299,7 @@ func (d *daemon) serve(ctx context.Context) error {
 			_ = s.Close() // a client that lingers is cut off
 		}
 	}
+	d.builds.Wait() // they write to what is closed next
 	return err
 }
 
@@ -277,12 +308,15 @@ func listenControl(path string) (net.Listener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
-	l, err := net.Listen("unix", path)
+	// A socket's mode before it is bound becomes its file's, so that there is no
+	// moment in which others may connect.
+	private := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var err error
+		return errors.Join(c.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0o600) }), err)
+	}}
+	l, err := private.Listen(context.Background(), "unix", path)
 	if err != nil {
 		return nil, fmt.Errorf("control socket: %w (a socket's path has at most 107 bytes)", err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
 }

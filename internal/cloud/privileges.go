@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 
@@ -68,62 +69,127 @@ func serviceCredential() (*syscall.Credential, error) {
 }
 
 // ownFolder gives the data folder to the service user, who must be able to
-// reach it.
+// reach it. Once it is theirs nothing in it is touched: they could have put
+// there what root must not give away.
 func ownFolder(dir string, cred *syscall.Credential) error {
-	for p := filepath.Dir(dir); p != "/"; p = filepath.Dir(p) {
-		st, err := os.Stat(p)
-		if err != nil {
-			return err
-		}
-		if st.Mode().Perm()&0o001 == 0 && !belongsTo(st, cred) {
-			return fmt.Errorf("the data folder %s cannot be reached by the user %s, whom the local cloud runs as: %s is closed to others; "+
-				"choose another with --data-dir, or `chmod o+x %s`", dir, serviceUser, p, p)
-		}
-	}
-	if err := ownTree(dir, cred); err != nil {
-		return fmt.Errorf("give the data folder %s to the user %s: %w", dir, serviceUser, err)
-	}
-	return nil
-}
-
-// ownTree changes nothing outside of dir, even while the user whose folder it
-// becomes puts links into it: they must not win files of root's.
-func ownTree(dir string, cred *syscall.Credential) error {
-	st, err := os.Lstat(dir)
-	if err != nil {
+	if err := checkReach(dir, cred); err != nil {
 		return err
+	}
+	if st, err := os.Lstat(dir); err != nil || st.Mode()&fs.ModeSymlink != 0 && !belongsTo(st, 0) {
+		return errors.Join(fmt.Errorf("the data folder %s is a link that is not root's; choose another with --data-dir", dir), err)
 	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = root.Close() }() // read only
-	here, err := root.Stat(".")
+	defer func() { _ = root.Close() }() // nothing was written
+	st, err := root.Stat(".")
+	if err != nil || belongsTo(st, cred.Uid) {
+		return err
+	}
+	entries, err := fs.ReadDir(root.FS(), ".")
 	if err != nil {
 		return err
 	}
-	if !os.SameFile(st, here) { // dir is a link: what it leads to is not ours
-		return os.Lchown(dir, int(cred.Uid), int(cred.Gid))
+	if err := checkTaken(dir, st, entries); err != nil {
+		return err
 	}
-	return fs.WalkDir(root.FS(), ".", func(path string, _ fs.DirEntry, err error) error {
+	if err := giveAway(root, cred); err != nil {
+		return err
+	}
+	// Last, so that an interrupted run is begun again.
+	return root.Lchown(".", int(cred.Uid), int(cred.Gid))
+}
+
+// checkReach refuses a folder below one that the service user may not pass.
+func checkReach(dir string, cred *syscall.Credential) error {
+	for p := filepath.Dir(dir); p != "/"; p = filepath.Dir(p) {
+		st, err := os.Stat(p)
 		if err != nil {
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil // another process is at work in it
-			}
 			return err
 		}
-		st, err := root.Lstat(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
+		if st.Mode().Perm()&0o001 == 0 && !belongsTo(st, cred.Uid) {
+			return fmt.Errorf("the data folder %s cannot be reached by the user %s, whom the local cloud runs as: %s is closed to others; "+
+				"choose another with --data-dir, or `chmod o+x %s`", dir, serviceUser, p, p)
 		}
-		if err != nil || belongsTo(st, cred) {
-			return err
-		}
-		return root.Lchown(path, int(cred.Uid), int(cred.Gid))
+	}
+	return nil
+}
+
+// checkTaken refuses a folder that holds something else than a local cloud, or
+// somebody else's.
+func checkTaken(dir string, st fs.FileInfo, entries []fs.DirEntry) error {
+	switch {
+	case len(entries) == 0:
+		return nil
+	case !isDataFolder(entries):
+		return fmt.Errorf("%s is not a local cloud's data folder, and not empty: it is not given to the user %s, whom the local cloud runs as; "+
+			"choose another with --data-dir", dir, serviceUser)
+	case !belongsTo(st, 0):
+		return fmt.Errorf("the data folder %s is another user's: it is not given to the user %s, whom the local cloud of root runs as; "+
+			"run stead as its owner, choose another with --data-dir, or `chown -R %s %s`", dir, serviceUser, serviceUser, dir)
+	}
+	return nil
+}
+
+// isDataFolder tells by what a daemon writes first.
+func isDataFolder(entries []fs.DirEntry) bool {
+	d := Dir("")
+	return slices.ContainsFunc(entries, func(e fs.DirEntry) bool {
+		return slices.Contains([]string{d.LockFile(), d.StateFile(), d.LogFile()}, e.Name())
 	})
 }
 
-func belongsTo(st fs.FileInfo, cred *syscall.Credential) bool {
+// giveAway gives all that is in a folder to the service user, never following
+// a link.
+func giveAway(root *os.Root, cred *syscall.Credential) error {
+	return fs.WalkDir(root.FS(), ".", func(path string, _ fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // another process is at work in it
+		}
+		if err != nil || path == "." {
+			return err
+		}
+		st, err := root.Lstat(path)
+		if err == nil && !belongsTo(st, cred.Uid) {
+			err = root.Lchown(path, int(cred.Uid), int(cred.Gid))
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	})
+}
+
+func belongsTo(st fs.FileInfo, uid uint32) bool {
 	sys, ok := st.Sys().(*syscall.Stat_t)
-	return ok && sys.Uid == cred.Uid
+	return ok && sys.Uid == uid
+}
+
+// closeFolder makes the data folder and closes it to others. A folder that
+// holds something else is left as it is.
+func closeFolder(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("data folder: %w", err)
+	}
+	st, err := os.Stat(dir)
+	if err != nil || st.Mode().Perm()&0o077 == 0 || !belongsTo(st, uint32(os.Geteuid())) {
+		return err
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) > 0 && !isDataFolder(entries) {
+		return err
+	}
+	return os.Chmod(dir, 0o700)
+}
+
+// forgoPrivileges keeps this process and its children from ever getting more
+// than they have, as by a setuid program. Builds with cgo go without: there Go
+// cannot reach every thread.
+func forgoPrivileges() error {
+	_, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0)
+	if errno != 0 && errno != unix.ENOTSUP {
+		return fmt.Errorf("give up new privileges: %w", errno)
+	}
+	return nil
 }

@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 )
@@ -31,22 +30,54 @@ const startTimeout = 20 * time.Second
 // at once yield one daemon. A daemon of an older executable is replaced by one
 // of this; its machines run on.
 func Ensure(ctx context.Context, o StartOptions) (*Control, error) {
-	if c, err := Connect(o.DataDir); err == nil {
-		info, err := c.Info(ctx)
-		if err != nil || !outdated(info, o) {
-			return c, err
-		}
-		if err := c.Stop(ctx, false); err != nil {
-			return nil, fmt.Errorf("replace the daemon of version %s: %w", info.Version, err)
-		}
+	dir, err := filepath.Abs(o.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	o.DataDir = dir
+	if c, err := current(ctx, o); c != nil || err != nil {
+		return c, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	ended, err := spawn(o)
-	if err != nil {
-		return nil, fmt.Errorf("start the local cloud: %w", err)
+	for {
+		ended, err := spawn(o)
+		if err != nil {
+			return nil, fmt.Errorf("start the local cloud: %w", err)
+		}
+		c, err := waitHealthy(ctx, Dir(dir), ended)
+		if !errors.Is(err, errFreed) {
+			return c, err
+		}
 	}
-	return waitHealthy(ctx, o.DataDir, ended)
+}
+
+// current gives the daemon that answers, or nil when none does. An outdated one
+// is ended first.
+func current(ctx context.Context, o StartOptions) (*Control, error) {
+	for {
+		c, err := Connect(o.DataDir)
+		if errors.Is(err, ErrNotRunning) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		info, err := c.Info(ctx)
+		switch {
+		case err == nil && !outdated(info, o):
+			return c, nil
+		case err == nil:
+			err = c.stop(ctx, false, info.PID)
+		}
+		// Another tool may replace it at the same time, and has then ended it.
+		if err != nil && !errors.Is(err, errOtherDaemon) && !wentAway(err) {
+			return nil, fmt.Errorf("replace the daemon of version %s: %w", info.Version, err)
+		}
+		if err := waitGone(ctx, c.dir, info.PID); err != nil {
+			return nil, err
+		}
+	}
 }
 
 // outdated says that a daemon runs an older build than the caller's.
@@ -56,19 +87,7 @@ func outdated(info Info, o StartOptions) bool {
 
 // spawn starts a daemon that outlives this process and logs to its folder.
 func spawn(o StartOptions) (ended <-chan error, err error) {
-	dir, err := filepath.Abs(o.DataDir)
-	if err != nil {
-		return nil, err
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
-	log, err := os.OpenFile(Dir(dir).LogFile(), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = log.Close() }() // the child has its own
-	args := []string{"cloud", "run", "--data-dir", dir}
+	args := []string{"cloud", "run", "--data-dir", o.DataDir}
 	for _, f := range []struct{ name, value string }{
 		{"--listen", o.Listen}, {"--machines", o.Machines}, {"--accel", o.Accel}, {"--account-id", o.Account},
 	} {
@@ -82,11 +101,12 @@ func spawn(o StartOptions) (ended <-chan error, err error) {
 		cmd.Path = o.Executable
 		cmd.Args[0] = filepath.Base(o.Executable)
 	}
-	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := dropPrivileges(cmd, dir); err != nil {
+	log, err := detachedDaemon(cmd, Dir(o.DataDir))
+	if err != nil {
 		return nil, err
 	}
+	defer func() { _ = log.Close() }() // the child has its own
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -95,48 +115,79 @@ func spawn(o StartOptions) (ended <-chan error, err error) {
 	return done, nil
 }
 
+// detachedDaemon has cmd run without root's rights and log to the data folder,
+// which is made if need be.
+func detachedDaemon(cmd *exec.Cmd, dir Dir) (log *os.File, err error) {
+	if err := closeFolder(string(dir)); err != nil {
+		return nil, err
+	}
+	if err := dropPrivileges(cmd, string(dir)); err != nil {
+		return nil, err
+	}
+	log, err = appendLog(dir, cmd.SysProcAttr.Credential)
+	if err != nil {
+		return nil, err
+	}
+	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", log, log
+	return log, nil
+}
+
+// errFreed says that the daemon which had the folder was ending, not starting.
+var errFreed = errors.New("the data folder has become free")
+
 // waitHealthy returns when a daemon answers: the one that was started, or
-// another that was quicker.
-func waitHealthy(ctx context.Context, dataDir string, ended <-chan error) (*Control, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+// another that was quicker. While one has the folder, it is about to answer, or
+// to end: then the error is errFreed.
+func waitHealthy(ctx context.Context, dir Dir, ended <-chan error) (*Control, error) {
+	lost, taken := false, false
 	for {
-		if c, err := Connect(dataDir); err == nil {
+		if c, err := Connect(string(dir)); err == nil {
 			return c, nil
+		}
+		if lost {
+			unlock, err := lockFolder(dir)
+			switch {
+			case errors.Is(err, ErrInUse):
+				taken = true
+			case err != nil:
+				return nil, err
+			default:
+				unlock()
+				if taken {
+					return nil, errFreed
+				}
+				return nil, notStarted(dir)
+			}
 		}
 		select {
 		case <-ended: // why, the log says
-			// It may have lost a race: the winner is about to answer.
-			ended = nil
-			time.AfterFunc(3*time.Second, cancel)
+			ended, lost = nil, true
 		case <-ctx.Done():
-			return nil, fmt.Errorf("the local cloud did not start; the end of its log:\n%s", logEnd(dataDir))
+			return nil, notStarted(dir)
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
 }
 
-func logEnd(dataDir string) string {
-	raw, _, err := tail(Dir(dataDir).LogFile(), 2000)
-	if err != nil {
-		return err.Error()
-	}
-	lines := strings.Split(strings.TrimSpace(string(raw)), "\n")
-	return "  " + strings.Join(lines[max(0, len(lines)-5):], "\n  ")
+func notStarted(dir Dir) error {
+	return fmt.Errorf("the local cloud did not start; the end of its log:\n%s", logEnd(dir))
 }
 
 // RunUnprivileged runs the daemon as Run does, but never as root: root starts
 // it again as the user stead and passes signals on.
 func RunUnprivileged(ctx context.Context, cfg Config) error {
 	if os.Geteuid() != 0 {
+		if err := forgoPrivileges(); err != nil {
+			return err
+		}
 		return Run(ctx, cfg)
 	}
 	cfg, err := cfg.complete()
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
-		return fmt.Errorf("data folder: %w", err)
+	if err := closeFolder(cfg.DataDir); err != nil {
+		return err
 	}
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", os.Args[1:]...)
 	cmd.Args[0] = os.Args[0]
