@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -92,9 +93,22 @@ func (s *scratch) client(ctx context.Context) (*ec2.Client, cloud.Info, error) {
 
 func newClient(endpoint, region, key, secret string) *ec2.Client {
 	return ec2.New(ec2.Options{
-		Region: region, BaseEndpoint: aws.String(endpoint), RetryMaxAttempts: 1,
+		Region: region, BaseEndpoint: aws.String(endpoint), RetryMaxAttempts: 1, HTTPClient: steadyHTTP{},
 		Credentials: credentials.NewStaticCredentialsProvider(key, secret, ""),
 	})
+}
+
+// steadyHTTP hides the WriteTo of request bodies. The SDK closes a body as soon
+// as an answer begins; net/http may then still be looking for the body's end,
+// takes what WriteTo tells it for a failure, and cuts a large answer off.
+type steadyHTTP struct{}
+
+// Do implements the SDK's HTTPClient.
+func (steadyHTTP) Do(r *http.Request) (*http.Response, error) {
+	if r.Body != nil {
+		r.Body = struct{ io.ReadCloser }{r.Body}
+	}
+	return http.DefaultClient.Do(r)
 }
 
 // stop shuts the machines and the daemon down. It takes its own time, also
