@@ -262,5 +262,12 @@ func (m *Manager) associate(ctx context.Context, a *types.Address, instanceID st
 	_, err := m.ec2.AssociateAddress(ctx, &ec2.AssociateAddressInput{
 		AllocationId: &id, InstanceId: &instanceID, AllowReassociation: aws.Bool(false),
 	})
+	if apiCode(err) == "Resource.AlreadyAssociated" {
+		// Another command at once was quicker: fine, if it meant the same.
+		out, lookErr := m.ec2.DescribeAddresses(ctx, &ec2.DescribeAddressesInput{AllocationIds: []string{id}})
+		if lookErr == nil && len(out.Addresses) == 1 && aws.ToString(out.Addresses[0].InstanceId) == instanceID {
+			return nil
+		}
+	}
 	return wrap("assign", "address "+id, err)
 }

@@ -15,8 +15,9 @@ import (
 const maxSwapSteps = 64
 
 // rescueBySwap plugs the server's own disks into a stand-in instance. It is a
-// loop that looks at what there is, does the one next step and looks again, so
-// that it can begin anywhere. The order:
+// loop that looks at what there is, does the one next step, waits until
+// anything has changed and looks again, so that it can begin anywhere and that
+// several at once go on from each other's steps. The order:
 //
 //	launch a stand-in with a stub root → stop it → unplug the stub → plug in
 //	the server's root, then its data disks → have each kept on termination →
@@ -25,57 +26,104 @@ const maxSwapSteps = 64
 // The stub and the server's root are never plugged in together: both may carry
 // the same UUIDs. Data disks are there before the root first boots.
 func (m *Manager) rescueBySwap(ctx context.Context, name string, o RescueOptions) (*RescueResult, error) {
+	w, err := m.observe(ctx, name)
+	if err != nil {
+		return nil, err
+	}
 	for range maxSwapSteps {
-		w, err := m.observe(ctx, name)
-		if err != nil {
-			return nil, err
-		}
-		if w.standIn == nil && w.instance != nil {
+		if w.back() {
 			s, err := m.comeBack(ctx, name, aws.ToString(w.instance.InstanceId), o.Wait)
 			if err != nil {
 				return nil, err
 			}
 			return &RescueResult{Server: s, By: RescueSwap}, nil
 		}
-		if err := m.swapStep(ctx, w, o); err != nil {
+		before := w
+		failed := m.swapStep(ctx, before, o)
+		if ctx.Err() != nil && failed != nil {
+			return nil, failed
+		}
+		if w, err = m.observe(ctx, name); err != nil {
+			return nil, err
+		}
+		if failed != nil && !overtaken(failed, before, w) {
+			return nil, failed
+		}
+		if err := w.failedToRun(before.standIn); err != nil {
 			return nil, err
 		}
 	}
 	return nil, &Error{Code: KindFailed, Reason: fmt.Sprintf("no end after %d steps", maxSwapSteps), Remedy: "stead show " + name}
 }
 
-// swapStep does the next step of a swap.
+// back tells that the swap itself is over: the server has its instance again,
+// and that runs or is about to.
+func (w *world) back() bool {
+	state := stateOf(w.instance)
+	return w.standIn == nil && w.instance != nil && state != types.InstanceStateNameStopped && state != types.InstanceStateNameStopping
+}
+
+// swapStep does the next step of a swap, and waits until that or anything else
+// has changed what there is.
 func (m *Manager) swapStep(ctx context.Context, w *world, o RescueOptions) error {
 	root := w.root()
 	if root == nil {
 		return &Error{Code: KindNotFound, Reason: "no root disk is tagged as this server's", Remedy: "stead rescue " + w.name + " --by snapshot"}
 	}
 	if w.standIn == nil {
-		return m.launchStandIn(ctx, w, root, o)
+		return m.beginSwap(ctx, w, root, o)
 	}
 	id := aws.ToString(w.standIn.InstanceId)
-	switch state := stateOf(w.standIn); state {
+	switch stateOf(w.standIn) {
 	case types.InstanceStateNameStopped:
 		return m.fillStandIn(ctx, w, root)
-	case types.InstanceStateNameShuttingDown:
-		_, err := m.waitInstance(ctx, id, types.InstanceStateNameTerminated)
-		return err
-	case types.InstanceStateNamePending, types.InstanceStateNameStopping:
-		// Wait, and look again: another rescue of this server may be ahead,
-		// and what runs then may be the server.
-		next := types.InstanceStateNameRunning
-		if state == types.InstanceStateNameStopping {
-			next = types.InstanceStateNameStopped
-		}
-		_, err := m.waitInstance(ctx, id, next)
-		return err
-	default:
+	case types.InstanceStateNameRunning:
 		if attachedTo(root) == id {
 			return m.adopt(ctx, w)
 		}
-		// What the stub's guest has in memory is worth nothing.
-		return m.stopInstance(ctx, id, state, true)
+		return m.stopStub(ctx, w, root)
+	default:
+		return m.step("wait for stand-in", id, func() error { return m.awaitChange(ctx, w) })
 	}
+}
+
+// beginSwap launches a stand-in, unless the root is in use after all: then the
+// server's instance was stopped, or isn't listed under its tags yet.
+func (m *Manager) beginSwap(ctx context.Context, w *world, root *types.Volume, o RescueOptions) error {
+	switch stateOf(w.instance) {
+	case types.InstanceStateNameStopped:
+		return m.startAndSee(ctx, w, aws.ToString(w.instance.InstanceId))
+	case types.InstanceStateNameStopping:
+		return m.step("wait until stopped", w.name, func() error { return m.awaitChange(ctx, w) })
+	}
+	holder, err := m.holderOf(ctx, root)
+	if err != nil {
+		return err
+	}
+	switch {
+	case holder == nil:
+		return m.launchStandIn(ctx, w, root, o)
+	case tagOf(holder.Tags, tagServer) == w.name || tagOf(holder.Tags, tagStandIn) == w.name:
+		return m.awaitChange(ctx, w)
+	}
+	return &Error{
+		Code: KindExists, Reason: "instance " + aws.ToString(holder.InstanceId) + " has its root disk and is " + string(stateOf(holder)),
+		Remedy: "detach the disk there first",
+	}
+}
+
+// holderOf returns the instance that a volume is plugged into, nil when there
+// is none or it is on its way out.
+func (m *Manager) holderOf(ctx context.Context, v *types.Volume) (*types.Instance, error) {
+	id := attachedTo(v)
+	if id == "" {
+		return nil, nil
+	}
+	i, err := m.instanceByID(ctx, id)
+	if err != nil || i == nil || !live(i) || stateOf(i) == types.InstanceStateNameShuttingDown {
+		return nil, err
+	}
+	return i, nil
 }
 
 // launchStandIn launches the instance that gets the server's disks. Its own
@@ -114,11 +162,7 @@ func (m *Manager) launchStandIn(ctx context.Context, w *world, root *types.Volum
 		if err != nil {
 			return err
 		}
-		id := aws.ToString(i.InstanceId)
-		if _, err := m.waitInstance(ctx, id, types.InstanceStateNameRunning); err != nil {
-			return err
-		}
-		return m.waitTagged(ctx, w.name, id)
+		return m.waitTagged(ctx, w.name, aws.ToString(i.InstanceId))
 	})
 }
 
@@ -129,6 +173,13 @@ func (m *Manager) waitTagged(ctx context.Context, name, id string) error {
 		w, err := m.observe(ctx, name)
 		if err != nil {
 			return false, err
+		}
+		for k := range w.dead {
+			if i := &w.dead[k]; isInstance(i, id) && diedByItself(i) {
+				return false, diedWaiting(i, types.InstanceStateNameRunning)
+			} else if isInstance(i, id) {
+				return true, nil
+			}
 		}
 		// A second rescue may have finished it meanwhile.
 		return isInstance(w.standIn, id) || isInstance(w.instance, id), nil
@@ -210,7 +261,7 @@ func (m *Manager) fillStandIn(ctx context.Context, w *world, root *types.Volume)
 			return m.unplugStub(ctx, w, &w.stubs[k])
 		}
 	}
-	if attachedTo(root) != id {
+	if !pluggedInto(root, id) {
 		return m.plug(ctx, root, w.standIn, aws.ToString(w.standIn.RootDeviceName))
 	}
 	used := []string{attachedAs(root)}
@@ -220,7 +271,7 @@ func (m *Manager) fillStandIn(ctx context.Context, w *world, root *types.Volume)
 		}
 	}
 	for _, v := range w.data() {
-		if attachedTo(v) == id {
+		if pluggedInto(v, id) {
 			continue
 		}
 		device := tagOf(v.Tags, tagDevice)
@@ -235,11 +286,46 @@ func (m *Manager) fillStandIn(ctx context.Context, w *world, root *types.Volume)
 	if err := m.keepDisks(ctx, id); err != nil {
 		return err
 	}
-	if err := m.startInstance(ctx, id); err != nil {
-		return err
-	}
-	_, err := m.waitInstance(ctx, id, types.InstanceStateNameRunning)
-	return err
+	return m.startAndSee(ctx, w, id)
+}
+
+// pluggedInto tells a volume that is attached from one that is about to be.
+func pluggedInto(v *types.Volume, instanceID string) bool {
+	return slices.ContainsFunc(v.Attachments, func(a types.VolumeAttachment) bool {
+		return aws.ToString(a.InstanceId) == instanceID && a.State == types.VolumeAttachmentStateAttached
+	})
+}
+
+// startAndSee starts a stopped instance and waits until something has become
+// of it.
+func (m *Manager) startAndSee(ctx context.Context, w *world, id string) error {
+	return m.step("start", id, func() error {
+		if _, err := m.ec2.StartInstances(ctx, &ec2.StartInstancesInput{InstanceIds: []string{id}}); err != nil {
+			return wrap("start", "instance "+id, err)
+		}
+		return m.awaitChange(ctx, w)
+	})
+}
+
+// stopStub switches a stand-in off that runs its stub. What the stub's guest
+// has in memory is worth nothing, but what the server's has is: another rescue
+// may have put the server's root in and started it since w was seen, so the
+// instance is looked at once more, right before.
+func (m *Manager) stopStub(ctx context.Context, w *world, root *types.Volume) error {
+	id := aws.ToString(w.standIn.InstanceId)
+	return m.step("stop", id, func() error {
+		i, err := m.instanceByID(ctx, id)
+		if err != nil {
+			return err
+		}
+		if i == nil || !sameMoment(i, w.standIn) || !hasTag(i.Tags, tagStandIn) || deviceIn(i, aws.ToString(root.VolumeId)) != "" {
+			return nil // look again
+		}
+		if _, err := m.ec2.StopInstances(ctx, &ec2.StopInstancesInput{InstanceIds: []string{id}, Force: aws.Bool(true)}); err != nil {
+			return wrap("stop", "instance "+id, err)
+		}
+		return m.awaitChange(ctx, w)
+	})
 }
 
 // unplugStub takes the stub off the stand-in. It is tagged first where the
@@ -254,8 +340,7 @@ func (m *Manager) unplugStub(ctx context.Context, w *world, v *types.Volume) err
 		if err := m.detach(ctx, id, instanceID, attachedAs(v)); err != nil {
 			return err
 		}
-		_, err := m.waitAvailable(ctx, id)
-		return err
+		return m.awaitChange(ctx, w)
 	})
 }
 
@@ -263,9 +348,6 @@ func (m *Manager) unplugStub(ctx context.Context, w *world, v *types.Volume) err
 // stand-in's tag goes last: as long as it is there, the rescue isn't finished.
 func (m *Manager) adopt(ctx context.Context, w *world) error {
 	id := aws.ToString(w.standIn.InstanceId)
-	if _, err := m.waitInstance(ctx, id, types.InstanceStateNameRunning); err != nil {
-		return err
-	}
 	for k := range w.stubs {
 		if err := m.deleteStub(ctx, &w.stubs[k]); err != nil {
 			return err
@@ -279,7 +361,10 @@ func (m *Manager) adopt(ctx context.Context, w *world) error {
 		if err := m.tag(ctx, id, serverTags(w.name).with(tagMap{tagStep: stepRescue})); err != nil {
 			return err
 		}
-		return m.untag(ctx, id, tagStandIn)
+		if err := m.untag(ctx, id, tagStandIn); err != nil {
+			return err
+		}
+		return m.awaitChange(ctx, w)
 	})
 }
 
