@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -38,6 +39,8 @@ func (c *Cloud) BuildImage(ctx context.Context, s state.Scope, name string, prog
 		return "", err
 	}
 	defer func() { _ = os.RemoveAll(dir) }() // the next start empties scratch
+	// A build takes much memory once; the daemon is to be small after it.
+	defer debug.FreeOSMemory()
 	built, err := image.BuildTiny(ctx, image.TinyOptions{
 		Dir: dir, Cache: c.dir.Cache(), Log: c.log,
 		Progress: func(p image.Progress) { progress(p.Step, p.Done, p.Total) },

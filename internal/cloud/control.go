@@ -99,13 +99,10 @@ func (d *daemon) info() Info {
 				i.Instances++
 			}
 		}
-		vols, err := state.All[state.Volume](tx)
-		i.Volumes = len(vols)
-		if err != nil {
+		if i.Volumes, err = state.Count[state.Volume](tx); err != nil {
 			return err
 		}
-		snaps, err := state.All[state.Snapshot](tx)
-		i.Snapshots = len(snaps)
+		i.Snapshots, err = state.Count[state.Snapshot](tx)
 		return err
 	})
 	if err != nil {

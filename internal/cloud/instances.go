@@ -214,11 +214,8 @@ func (c *Cloud) listInstances(ctx context.Context, ids []string, filters []types
 	s := from(ctx).Scope
 	var views []view
 	err := c.db.View(func(tx *state.Tx) error {
-		insts, err := state.List[state.Instance](tx, s)
+		insts, err := listNamed[state.Instance](tx, s, instanceIDs, ids)
 		if err != nil {
-			return err
-		}
-		if insts, err = selectByID(insts, ids, instanceIDs); err != nil {
 			return err
 		}
 		views, err = c.views(tx, s, insts)

@@ -1,6 +1,9 @@
 package cloud
 
 import (
+	"slices"
+	"strings"
+
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
 	"github.com/steadcloud/stead/internal/state"
@@ -45,6 +48,33 @@ func choose[T record](recs []T, ids []string, k idKind, filters []types.Filter, 
 		return nil, nil, err
 	}
 	return paginate(recs, limit, token)
+}
+
+// listNamed reads the records with the IDs, or all of the scope when none is
+// named, ordered by ID. An unknown ID is an error.
+func listNamed[T any, P interface {
+	*T
+	record
+}](tx *state.Tx, s state.Scope, k idKind, ids []string) ([]*T, error) {
+	if len(ids) == 0 {
+		return state.List[T, P](tx, s)
+	}
+	for _, id := range ids {
+		if err := k.check(id); err != nil {
+			return nil, err
+		}
+	}
+	recs := make([]*T, 0, len(ids))
+	for _, id := range ids {
+		rec, err := find[T, P](tx, s, k, id)
+		if err != nil {
+			return nil, err
+		}
+		recs = append(recs, rec)
+	}
+	byID := func(a, b *T) int { return strings.Compare(P(a).Common().ID, P(b).Common().ID) }
+	slices.SortFunc(recs, byID)
+	return slices.CompactFunc(recs, func(a, b *T) bool { return byID(a, b) == 0 }), nil
 }
 
 // selectByName keeps the records with one of the names, or all of them when

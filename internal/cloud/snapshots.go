@@ -142,7 +142,7 @@ func (c *Cloud) DescribeSnapshots(ctx context.Context, in *ec2.DescribeSnapshots
 	s := from(ctx).Scope
 	var snaps []*state.Snapshot
 	err := c.db.View(func(tx *state.Tx) (err error) {
-		snaps, err = state.List[state.Snapshot](tx, s)
+		snaps, err = listNamed[state.Snapshot](tx, s, snapshotIDs, in.SnapshotIds)
 		return err
 	})
 	if err != nil {

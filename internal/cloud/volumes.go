@@ -247,13 +247,10 @@ func (c *Cloud) DescribeVolumes(ctx context.Context, in *ec2.DescribeVolumesInpu
 func (c *Cloud) listVolumes(ctx context.Context, ids []string, filters []types.Filter, limit *int32, token *string) ([]*state.Volume, *string, error) {
 	var vols []*state.Volume
 	err := c.db.View(func(tx *state.Tx) (err error) {
-		vols, err = state.List[state.Volume](tx, from(ctx).Scope)
+		vols, err = listNamed[state.Volume](tx, from(ctx).Scope, volumeIDs, ids)
 		return err
 	})
 	if err != nil {
-		return nil, nil, err
-	}
-	if vols, err = selectByID(vols, ids, volumeIDs); err != nil {
 		return nil, nil, err
 	}
 	if vols, err = filter(vols, filters, volumeFilters); err != nil {

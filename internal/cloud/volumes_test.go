@@ -67,3 +67,25 @@ func TestVolumeIsAFileOfItsSize(t *testing.T) {
 		t.Errorf("the file is still there: %v", err)
 	}
 }
+
+func TestDescribeNamedVolumes(t *testing.T) {
+	_, client := newTestCloud(t)
+	ctx := context.Background()
+	in := &ec2.CreateVolumeInput{AvailabilityZone: aws.String("us-east-1a"), Size: aws.Int32(1)}
+	a, b, other := makeVolume(t, client, in), makeVolume(t, client, in), makeVolume(t, client, in)
+	if a > b {
+		a, b = b, a
+	}
+	// In whatever order and however often they are named, each comes once.
+	out, err := client.DescribeVolumes(ctx, &ec2.DescribeVolumesInput{VolumeIds: []string{b, a, b}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(out.Volumes) != 2 || *out.Volumes[0].VolumeId != a || *out.Volumes[1].VolumeId != b {
+		t.Errorf("asked for %s and %s beside %s, got %d: %v", a, b, other, len(out.Volumes), out.Volumes)
+	}
+	_, err = client.DescribeVolumes(ctx, &ec2.DescribeVolumesInput{VolumeIds: []string{a, "vol-0123456789abcdef0"}})
+	wantCode(t, err, "InvalidVolume.NotFound")
+	_, err = client.DescribeVolumes(ctx, &ec2.DescribeVolumesInput{VolumeIds: []string{a, "vol-"}})
+	wantCode(t, err, "InvalidParameterValue")
+}

@@ -119,7 +119,11 @@ func TestAllScopes(t *testing.T) {
 		if fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("all scopes give %v, want %v", got, want)
 		}
-		return nil
+		n, err := state.Count[state.Volume](tx)
+		if n != 2*len(scopes) {
+			t.Errorf("%d volumes counted, want %d", n, 2*len(scopes))
+		}
+		return err
 	})
 }
 
