@@ -71,8 +71,10 @@ func TestVolumeIsAFileOfItsSize(t *testing.T) {
 func TestDescribeNamedVolumes(t *testing.T) {
 	_, client := newTestCloud(t)
 	ctx := context.Background()
-	in := &ec2.CreateVolumeInput{AvailabilityZone: aws.String("us-east-1a"), Size: aws.Int32(1)}
-	a, b, other := makeVolume(t, client, in), makeVolume(t, client, in), makeVolume(t, client, in)
+	create := func() string { // each time anew: the SDK notes a token in its input
+		return makeVolume(t, client, &ec2.CreateVolumeInput{AvailabilityZone: aws.String("us-east-1a"), Size: aws.Int32(1)})
+	}
+	a, b, other := create(), create(), create()
 	if a > b {
 		a, b = b, a
 	}
