@@ -121,17 +121,21 @@ func (d *daemon) buildImage(w http.ResponseWriter, r *http.Request) {
 	}
 	d.builds.Add(1)
 	defer d.builds.Done()
-	// A client that goes away does not stop the build, the daemon's end does.
-	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
-	defer cancel()
-	defer context.AfterFunc(d.life, cancel)()
-	id, err := d.cloud.BuildImage(ctx, state.Scope{Account: d.cfg.Account, Region: DefaultRegion}, r.PathValue("name"),
-		func(step string, done, total int64) { send(buildEvent{Step: step, Done: done, Total: total}) })
+	name := r.PathValue("name")
+	id, err, _ := d.flights.Do(name, func() (any, error) {
+		// A client that goes away does not stop the build, the daemon's end
+		// does; who comes back meanwhile gets what that build makes.
+		ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
+		defer cancel()
+		defer context.AfterFunc(d.life, cancel)()
+		return d.cloud.BuildImage(ctx, state.Scope{Account: d.cfg.Account, Region: DefaultRegion}, name,
+			func(step string, done, total int64) { send(buildEvent{Step: step, Done: done, Total: total}) })
+	})
 	if err != nil {
 		send(buildEvent{Error: err.Error()})
 		return
 	}
-	send(buildEvent{ImageID: id})
+	send(buildEvent{ImageID: id.(string)})
 }
 
 // Control gives a daemon orders that are no part of EC2's API.

@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/singleflight"
 	"golang.org/x/sys/unix"
 
 	"github.com/steadcloud/stead/internal/machine"
@@ -268,7 +269,8 @@ type daemon struct {
 	stop     chan bool // whether the machines stop too
 	life     context.Context
 	endLife  context.CancelFunc
-	builds   sync.WaitGroup // of images; they end with life
+	builds   sync.WaitGroup     // of images; they end with life
+	flights  singleflight.Group // builds by name: one at a time
 }
 
 func (d *daemon) endpoint() string { return "http://" + d.listener.Addr().String() }
