@@ -138,8 +138,11 @@ func (s *scratch) argsOf(ctx context.Context, name string) (qemuArgs, error) {
 	var shown struct {
 		InstanceID string `json:"instance_id"`
 	}
-	if err := json.Unmarshal([]byte(out), &shown); err != nil || shown.InstanceID == "" {
-		return qemuArgs{}, fmt.Errorf("stead show %s: no instance (%v): %s", name, err, out)
+	if err := json.Unmarshal([]byte(out), &shown); err != nil {
+		return qemuArgs{}, fmt.Errorf("stead show %s: %w", name, err)
+	}
+	if shown.InstanceID == "" {
+		return qemuArgs{}, fmt.Errorf("stead show %s: no instance: %s", name, out)
 	}
 	return likeMachine(filepath.Join(s.data().Machine(shown.InstanceID), "qemu.pid"))
 }

@@ -143,7 +143,10 @@ func (s *scratch) prepareDisk(ctx context.Context, b *bench) (*guestDisk, error)
 	if err := d.copyFio(ctx); err != nil {
 		return nil, err
 	}
-	return d, d.addData(ctx)
+	if err := d.addData(ctx); err != nil {
+		return nil, err
+	}
+	return d, nil
 }
 
 // addData gives the server a data disk full of random bytes, so that the guest

@@ -108,7 +108,7 @@ func (steadyHTTP) Do(r *http.Request) (*http.Response, error) {
 	if r.Body != nil {
 		r.Body = struct{ io.ReadCloser }{r.Body}
 	}
-	return http.DefaultClient.Do(r)
+	return http.DefaultClient.Do(r) //nolint:gosec // to servers that this program started
 }
 
 // stop shuts the machines and the daemon down. It takes its own time, also
