@@ -210,16 +210,21 @@ func TestStopOnly(t *testing.T) {
 	dir := shortDir(t)
 	var ids []string
 	t.Run("daemon that dies", func(t *testing.T) {
-		c := openTestCloud(t, dir)
+		ctx, die := context.WithCancel(t.Context())
+		c, err := Open(ctx, Options{Dir: dir, Account: DefaultAccount, Keys: testKeys, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}, noMachines{dir.Volumes()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = c.Close() }() // nothing of it is wanted any more
 		client := testClient(t, c, DefaultRegion)
 		image := testImage(t, c, client)
 		ids = append(ids, launchOne(t, client, &ec2.RunInstancesInput{ImageId: &image}), launchOne(t, client, &ec2.RunInstancesInput{ImageId: &image}))
+		die()
 		c.work.wait()
-		c.work.ctx = canceled()
 		if err := os.Remove(filepath.Join(dir.Machine(ids[1]), shadowFile)); err != nil {
 			t.Fatal(err)
 		}
-		err := amend(c, job{"instance", state.Scope{Account: DefaultAccount, Region: DefaultRegion}, ids[1]}, func(_ *state.Tx, i *state.Instance) error {
+		err = amend(c, job{"instance", state.Scope{Account: DefaultAccount, Region: DefaultRegion}, ids[1]}, func(_ *state.Tx, i *state.Instance) error {
 			i.BootID = "of another boot"
 			return nil
 		})
