@@ -355,13 +355,15 @@ func (p process) kill() {
 	}
 }
 
-// daemon is the process of the rig's local cloud.
+// daemon is the process of the rig's local cloud. One that lost a race for the
+// folder takes a while to give up.
 func (r *rig) daemon() process {
 	r.t.Helper()
-	found := r.processes("cloud")
-	if len(found) != 1 {
-		r.t.Fatalf("%d daemons run: %v", len(found), found)
-	}
+	var found []process
+	r.waitUntil("one daemon runs", func() bool {
+		found = r.processes("cloud")
+		return len(found) == 1
+	})
 	return found[0]
 }
 
