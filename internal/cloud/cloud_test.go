@@ -47,3 +47,9 @@ func testClient(t *testing.T, c *Cloud, region string) *ec2.Client {
 		Credentials: credentials.NewStaticCredentialsProvider(testKeys.AccessKeyID, testKeys.SecretAccessKey, ""),
 	})
 }
+
+func canceled() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}

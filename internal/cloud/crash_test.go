@@ -29,6 +29,11 @@ type moody struct {
 	born   int           // how many were started
 	silent bool          // they answer nothing, and cannot be adopted
 	slow   chan struct{} // Shutdown waits for it to close
+
+	// rest ends the workers of the cloud that was opened last: what it answers
+	// from then on is committed, and nothing is done about it, as when the
+	// daemon dies right after.
+	rest context.CancelFunc
 }
 
 func (m *moody) set(f func()) {
@@ -107,6 +112,7 @@ func openMoody(t *testing.T, dir Dir, m *moody) (c *Cloud, client *ec2.Client, e
 	t.Helper()
 	m.volumes = dir.Volumes()
 	ctx, cancel := context.WithCancel(context.Background())
+	m.rest = cancel
 	c, err := Open(ctx, Options{Dir: dir, Account: DefaultAccount, Keys: testKeys, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}, m)
 	if err != nil {
 		cancel()
@@ -218,12 +224,14 @@ func TestPendingSnapshotKeepsItsVolume(t *testing.T) {
 	dir := Dir(t.TempDir())
 	var snaps []string
 	func() {
-		c, client, end := openMoody(t, dir, &moody{})
+		m := &moody{}
+		c, client, end := openMoody(t, dir, m)
 		var vols []string
 		for range 8 {
 			vols = append(vols, makeVolume(t, client, &ec2.CreateVolumeInput{AvailabilityZone: aws.String("us-east-1a"), Size: aws.Int32(1)}))
 		}
-		c.work.ctx = canceled() // nothing is done after the answers
+		m.rest()
+		c.work.wait()
 		for _, v := range vols {
 			out, err := client.CreateSnapshot(t.Context(), &ec2.CreateSnapshotInput{VolumeId: &v})
 			if err != nil {

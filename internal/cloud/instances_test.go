@@ -297,13 +297,13 @@ func TestReopenedCloudGoesOn(t *testing.T) {
 	dir := Dir(t.TempDir())
 	var id, image, vol string
 	t.Run("first", func(t *testing.T) {
-		c := openTestCloud(t, dir)
-		client := testClient(t, c, "us-east-1")
+		m := &moody{}
+		c, client, _ := openMoody(t, dir, m)
 		snap := makeSnapshot(t, c, client, "root")
 		image = makeImage(t, client, "img", ebs("/dev/sda1", types.EbsBlockDevice{SnapshotId: &snap, DeleteOnTermination: aws.Bool(false)}))
 		id = launchOne(t, client, &ec2.RunInstancesInput{ImageId: &image})
-		// As if the daemon had died right after committing these.
-		c.work.ctx, vol = canceled(), ""
+		m.rest()
+		c.work.wait()
 		if _, err := client.TerminateInstances(t.Context(), &ec2.TerminateInstancesInput{InstanceIds: []string{id}}); err != nil {
 			t.Fatal(err)
 		}
@@ -333,10 +333,4 @@ func TestReopenedCloudGoesOn(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-}
-
-func canceled() context.Context {
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	return ctx
 }

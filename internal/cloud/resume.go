@@ -55,7 +55,8 @@ func (c *Cloud) resume(ctx context.Context) error {
 	return nil
 }
 
-func (c *Cloud) leftovers() (left leftovers, err error) {
+func (c *Cloud) leftovers() (*leftovers, error) {
+	left := &leftovers{}
 	return left, c.db.View(func(tx *state.Tx) (err error) {
 		if left.instances, err = state.All[state.Instance](tx); err != nil {
 			return err
@@ -72,7 +73,7 @@ func (c *Cloud) leftovers() (left leftovers, err error) {
 }
 
 // jobs are the resources that may not be as they are wanted.
-func (left leftovers) jobs() []job {
+func (left *leftovers) jobs() []job {
 	var jobs []job
 	for _, i := range left.instances {
 		jobs = append(jobs, jobOf(i))
@@ -142,7 +143,7 @@ func (c *Cloud) adopt(ctx context.Context, i *state.Instance) error {
 
 // holdAgain lets the snapshots go on whose volumes have lain still since their
 // instant. Others wait for their instance to come to rest, or have failed.
-func (c *Cloud) holdAgain(left leftovers) error {
+func (c *Cloud) holdAgain(left *leftovers) error {
 	resting := map[string]bool{} // volumes of instances that are on their way to rest
 	for _, i := range left.instances {
 		for _, v := range i.Volumes {

@@ -336,6 +336,10 @@ func (c *Cloud) launch(tx *state.Tx, l *launch) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	newPublic, err := c.publicIPs(tx)
+	if err != nil {
+		return nil, err
+	}
 	var ids []string
 	for i := range l.count {
 		inst := l.proto
@@ -348,8 +352,10 @@ func (c *Cloud) launch(tx *state.Tx, l *launch) ([]string, error) {
 		if inst.PrivateIP, err = pickAddress(l.subnet, l.wantIP, used); err != nil {
 			return nil, err
 		}
-		if err := c.givePublicIP(tx, &inst); err != nil {
-			return nil, err
+		if !inst.NoPublicIP {
+			if inst.PublicIP, err = newPublic(); err != nil {
+				return nil, err
+			}
 		}
 		for _, dev := range l.devices {
 			vol, err := c.newVolume(tx, s, inst.Zone, specOf(dev))
