@@ -143,7 +143,7 @@ func TestMachineKillEverywhere(t *testing.T) {
 			t.Parallel()
 			b := newBareServers(t)
 			g := newGate(b.rig)
-			random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // the same blows each time
+			random := rand.New(rand.NewPCG(1, 2)) // the same blows each time
 			strike := func(at int, args ...string) bool {
 				delay := time.Duration(random.Int64N(int64(4 * time.Millisecond)))
 				return trial{gate: g, at: at, when: s.when, sigint: s.sigint, args: args, delay: delay}.run()
@@ -174,7 +174,7 @@ func TestMachineKillEverywhere(t *testing.T) {
 func TestMachineKillAnytime(t *testing.T) {
 	t.Parallel()
 	b := newBareServers(t)
-	random := rand.New(rand.NewPCG(3, 4)) //nolint:gosec // the same blows each time
+	random := rand.New(rand.NewPCG(3, 4)) // the same blows each time
 	killed := 0
 	strike := func(args ...string) {
 		t.Helper()

@@ -106,7 +106,7 @@ func makeRig(t *testing.T, machines string) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	root, err := os.MkdirTemp("", "e2e-") //nolint:usetesting // a socket needs a short path
+	root, err := os.MkdirTemp("", "e2e-") // a socket needs a short path
 	if err != nil {
 		t.Fatal(err)
 	}
