@@ -31,6 +31,8 @@ unit: ## Run the tests that boot no machine, with the race detector
 machine: ## Run the tests that boot machines
 	scripts/test machine
 
+# The cache is the checkout's own: what it keeps names files by their paths.
+lint: export GOLANGCI_LINT_CACHE := $(CURDIR)/bin/cache/lint
 lint: $(TOOLS)/golangci-lint ## Check style, formatting and scripts
 	scripts/setup lint
 	$(TOOLS)/golangci-lint run

@@ -15,7 +15,7 @@ import (
 // builtTiny stands for what a build made: three small files.
 func builtTiny(t *testing.T, c *Cloud) *image.Tiny {
 	t.Helper()
-	dir, err := os.MkdirTemp(c.dir.Scratch(), "tiny-") //nolint:usetesting // it is renamed within the data folder
+	dir, err := os.MkdirTemp(c.dir.Scratch(), "tiny-") // it is renamed within the data folder
 	if err != nil {
 		t.Fatal(err)
 	}
