@@ -4,7 +4,7 @@ TOOLS := $(CURDIR)/bin/tools
 
 # Pinned: a new version is taken on purpose.
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.12.2
-VULN     := golang.org/x/vuln/cmd/govulncheck@latest
+VULN     := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 .DEFAULT_GOAL := help
 .PHONY: help build setup demo test unit machine lint generate bench vuln clean
