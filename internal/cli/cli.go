@@ -173,6 +173,9 @@ func group(cmd *cobra.Command) {
 func (a *App) command(cmd *cobra.Command, run func(ctx context.Context, args []string) error) *cobra.Command {
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ctx := cmd.Context()
+		if a.flags.timeout < 0 {
+			return usage("--timeout %s: want a time like 90s or 10m", a.flags.timeout)
+		}
 		if a.flags.timeout > 0 {
 			var cancel context.CancelFunc
 			ctx, cancel = context.WithTimeout(ctx, a.flags.timeout)

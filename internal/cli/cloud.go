@@ -34,6 +34,7 @@ machines. stead starts it by itself when the local context needs it.`,
 type cloudFlags struct {
 	listen, machines, accel, account string
 	egress, stopOnly                 bool
+	chosen                           bool // the machines, by their flag
 }
 
 func (o *cloudFlags) add(a *App, cmd *cobra.Command) {
@@ -45,14 +46,12 @@ func (o *cloudFlags) add(a *App, cmd *cobra.Command) {
 	f.BoolVar(&o.egress, "egress", a.egress(), "let machines reach beyond the cloud")
 }
 
-func (o *cloudFlags) check() error {
-	if o.machines != "auto" && o.machines != "none" {
-		return usage("--machines %q: want auto or none", o.machines)
+// start are the options of a daemon that these flags ask for.
+func (o *cloudFlags) start(dir, version string) cloud.StartOptions {
+	return cloud.StartOptions{
+		DataDir: dir, Version: version, Listen: o.listen, Machines: o.machines,
+		Accel: o.accel, Account: o.account, Egress: o.egress,
 	}
-	if o.accel != "auto" && o.accel != "kvm" && o.accel != "tcg" {
-		return usage("--accel %q: want auto, kvm or tcg", o.accel)
-	}
-	return nil
 }
 
 func newCloudStart(a *App) *cobra.Command {
@@ -60,34 +59,45 @@ func newCloudStart(a *App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "start", Short: "Start the local cloud in the background",
 		Long: `Starts the local cloud in the background and waits until it answers. One that
-runs already stays as it is, unless it is of an older stead: then this one
-takes its place, and the machines run on.`,
+runs already stays as it is, and is an error if it has other options; unless it
+is of an older stead: then this one takes its place, and the machines run on.`,
 		Example: "  stead cloud start --listen 127.0.0.1:9000", Args: exactly(),
 	}
 	o.add(a, cmd)
-	return a.command(cmd, func(ctx context.Context, _ []string) error { return a.cloudStart(ctx, o) })
+	return a.command(cmd, func(ctx context.Context, _ []string) error {
+		o.chosen = cmd.Flags().Changed("machines")
+		return a.cloudStart(ctx, o)
+	})
 }
 
 func (a *App) cloudStart(ctx context.Context, o cloudFlags) error {
-	if err := o.check(); err != nil {
-		return err
-	}
 	dir, err := a.dataDir()
 	if err != nil {
+		return err
+	}
+	asked := o.start(dir, a.Version)
+	if err := a.checkStart(asked); err != nil {
 		return err
 	}
 	p := a.newProgress()
 	defer p.close()
 	var control *cloud.Control
 	err = p.run("start local cloud", func() (err error) {
-		control, err = cloud.Ensure(ctx, cloud.StartOptions{
-			DataDir: dir, Version: a.Version, Listen: o.listen, Machines: o.machines,
-			Accel: o.accel, Account: o.account, Egress: o.egress,
-		})
+		control, err = cloud.Ensure(ctx, asked)
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("start the local cloud: %w", err)
+	}
+	info, err := control.Info(ctx)
+	if err != nil {
+		return fmt.Errorf("ask the local cloud: %w", err)
+	}
+	if !o.chosen {
+		asked.Machines = a.Getenv("STEAD_MACHINES") // "auto" by default is no wish
+	}
+	if err := checkInForce(asked, info); err != nil {
+		return err
 	}
 	return a.printStatus(ctx, control)
 }
@@ -220,11 +230,11 @@ by root, it gives up root and runs as the user stead.`,
 }
 
 func (a *App) cloudRun(ctx context.Context, o cloudFlags) error {
-	if err := o.check(); err != nil {
-		return err
-	}
 	dir, err := a.dataDir()
 	if err != nil {
+		return err
+	}
+	if err := a.checkStart(o.start(dir, a.Version)); err != nil {
 		return err
 	}
 	level := slog.LevelInfo

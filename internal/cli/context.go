@@ -79,8 +79,11 @@ func (a *App) contextLs() error {
 	if err != nil {
 		return err
 	}
-	// A name chosen wrongly must not hide the right ones.
-	current, _ := a.currentContext()
+	current, err := a.currentContext()
+	if err != nil && a.flags.context != "" {
+		return err
+	}
+	// A name chosen wrongly for all commands must not hide the right ones.
 	listed := make([]listedContext, 0, len(list))
 	for _, c := range list {
 		listed = append(listed, listedContext{Context: c, Current: c.Name == current.Name})

@@ -80,6 +80,9 @@ func (a *App) create(ctx context.Context, o createOptions) error {
 		return err
 	}
 	defer s.close()
+	if opts.Wait, err = s.waitFor(o.wait); err != nil {
+		return err
+	}
 	if opts.Image == "" {
 		opts.Image = remoteImage
 		if s.local != nil {
@@ -104,7 +107,7 @@ func (a *App) create(ctx context.Context, o createOptions) error {
 func (a *App) createOptions(o createOptions) (server.CreateOptions, error) {
 	opts := server.CreateOptions{
 		Name: o.name, Image: o.image, Type: o.instanceType, Zone: o.zone, User: o.user,
-		NoAddress: o.noAddress, Wait: o.wait.value(),
+		NoAddress: o.noAddress,
 	}
 	if err := server.CheckName(o.name); err != nil {
 		return opts, err

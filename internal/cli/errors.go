@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
+	"net/url"
 	"slices"
 	"strings"
 	"syscall"
@@ -38,7 +40,7 @@ func usage(format string, args ...any) *server.Error {
 
 // report sorts err. ctx is the one that a signal cancels.
 func (a *App) report(ctx context.Context, cmd *cobra.Command, err error) errorReport {
-	r := errorReport{Kind: a.kind(ctx, err), Message: message(err), Remedy: remedy(err)}
+	r := errorReport{Kind: a.kind(ctx, err), Message: a.message(err), Remedy: remedy(err)}
 	r.ExitCode = exitCode(r.Kind)
 	switch {
 	case r.Kind == server.KindInterrupted, r.Kind == server.KindTimeout, errors.Is(err, syscall.ECONNREFUSED):
@@ -75,33 +77,57 @@ func (a *App) kind(ctx context.Context, err error) server.Kind {
 			return known.kind
 		}
 	}
-	return server.KindOf(err)
+	kind := server.KindOf(err)
+	if kind == server.KindFailed && errors.Is(err, fs.ErrPermission) {
+		return server.KindAuth
+	}
+	return kind
 }
 
-// remedy is what mends err: the outermost that says so, or what its cause is
-// known to need.
+// remedy is what mends err: what it says itself, or what its cause is known to
+// need.
 func remedy(err error) string {
-	for e := err; e != nil; e = errors.Unwrap(e) {
-		if s, ok := e.(*server.Error); ok && s.Remedy != "" { //nolint:errorlint // each one of the chain in turn
-			return s.Remedy
-		}
+	if r := server.Remedy(err); r != "" {
+		return r
 	}
+	var broken *contexts.FileError
 	switch {
+	case errors.As(err, &broken):
+		if errors.Is(err, contexts.ErrNewer) {
+			return "use a newer stead, or move " + broken.Path + " away"
+		}
+		return "mend " + broken.Path + ", or move it away"
 	case errors.Is(err, contexts.ErrNotFound):
 		return "stead context ls"
 	case errors.Is(err, sshclient.ErrNoClient):
 		return "apt install openssh-client"
+	case errors.Is(err, fs.ErrPermission):
+		return "run it as the user whom that belongs to, or choose another --data-dir"
 	}
 	return ""
 }
 
-// message is err's text with what the SDK says of a failed request made short.
-func message(err error) string {
+// message is err's text with what the SDK says of a failed request made short,
+// and with what the end of a context means to people.
+func (a *App) message(err error) string {
 	text := err.Error()
+	var request *url.Error
+	if errors.As(err, &request) && (errors.Is(request, context.Canceled) || request.Timeout()) {
+		text = strings.Replace(text, request.Error(), request.Err.Error(), 1)
+	}
 	var op *smithy.OperationError
 	if errors.As(err, &op) {
 		text = strings.Replace(text, op.Error(), operation(op), 1)
 	}
+	out := "timed out"
+	if a.flags.timeout > 0 {
+		out += " after " + a.flags.timeout.String()
+		if errors.Is(err, context.DeadlineExceeded) && strings.HasSuffix(text, ": timed out") {
+			text = strings.TrimSuffix(text, "timed out") + out
+		}
+	}
+	text = strings.ReplaceAll(text, context.DeadlineExceeded.Error(), out)
+	text = strings.ReplaceAll(text, context.Canceled.Error(), "interrupted")
 	return strings.TrimSpace(text)
 }
 

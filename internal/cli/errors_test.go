@@ -48,10 +48,10 @@ func TestReport(t *testing.T) {
 			"interrupted", cancelled, resumes, errors.New("half way"), exitInterrupted,
 			errorReport{Message: "half way", Resume: "stead rescue 'a b'"},
 		},
-		{"interrupted reader", cancelled, plain, context.Canceled, exitInterrupted, errorReport{Message: "context canceled"}},
+		{"interrupted reader", cancelled, plain, context.Canceled, exitInterrupted, errorReport{Message: "interrupted"}},
 		{
 			"timed out", ctx, resumes, context.DeadlineExceeded, exitTimeout,
-			errorReport{Message: "context deadline exceeded", Resume: "stead rescue 'a b'"},
+			errorReport{Message: "timed out", Resume: "stead rescue 'a b'"},
 		},
 	}
 	for _, tt := range tests {

@@ -35,6 +35,9 @@ func (a *App) openLocal(ctx context.Context, p *progress, start bool) (*localClo
 	if err != nil {
 		return nil, err
 	}
+	if err := a.checkStart(a.startOptions(dir)); err != nil {
+		return nil, err
+	}
 	control, err := cloud.Connect(dir)
 	if err != nil && !errors.Is(err, cloud.ErrNotRunning) {
 		return nil, fmt.Errorf("connect to the local cloud: %w", err)

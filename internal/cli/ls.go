@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"strings"
 
@@ -44,6 +45,12 @@ func (a *App) ls(ctx context.Context) error {
 			t.add(v.Name, v.State, v.Type, v.Zone, address(v), diskSizes(v), v.InstanceID)
 		}
 		t.write(w)
+		// Beside the table, which scripts read.
+		for i := range servers {
+			for _, warning := range servers[i].Warnings {
+				fmt.Fprintf(a.Stderr, "warning: %s: %s\n", servers[i].Name, warning)
+			}
+		}
 	})
 }
 

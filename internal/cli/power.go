@@ -23,7 +23,11 @@ server without an instance needs "stead rescue".`,
 	addWaitFlag(cmd, &wait)
 	return a.command(cmd, func(ctx context.Context, args []string) error {
 		return a.withServer(ctx, func(s *session) (*server.Server, error) {
-			return s.servers.Start(ctx, args[0], wait.value())
+			waitFor, err := s.waitFor(wait)
+			if err != nil {
+				return nil, err
+			}
+			return s.servers.Start(ctx, args[0], waitFor)
 		})
 	})
 }
@@ -61,7 +65,11 @@ func newReboot(a *App) *cobra.Command {
 	addWaitFlag(cmd, &wait)
 	return a.command(cmd, func(ctx context.Context, args []string) error {
 		return a.withServer(ctx, func(s *session) (*server.Server, error) {
-			return s.servers.Reboot(ctx, args[0], wait.value())
+			waitFor, err := s.waitFor(wait)
+			if err != nil {
+				return nil, err
+			}
+			return s.servers.Reboot(ctx, args[0], waitFor)
 		})
 	})
 }

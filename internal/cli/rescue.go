@@ -60,8 +60,12 @@ func (a *App) rescue(ctx context.Context, o rescueOptions) error {
 		return err
 	}
 	defer s.close()
+	waitFor, err := s.waitFor(o.wait)
+	if err != nil {
+		return err
+	}
 	result, err := s.servers.Rescue(ctx, o.name, server.RescueOptions{
-		By: by, Image: o.image, Type: o.instanceType, Wait: o.wait.value(),
+		By: by, Image: o.image, Type: o.instanceType, Wait: waitFor,
 	})
 	s.close()
 	if err != nil {

@@ -138,6 +138,9 @@ func (a *App) target(ctx context.Context, o sshOptions) (sshclient.Target, error
 	if err := reachable(v); err != nil {
 		return sshclient.Target{}, err
 	}
+	if s.withoutMachines() {
+		return sshclient.Target{}, noMachines("ssh to", "server "+v.Name, "stead cloud stop, then stead cloud start --machines auto")
+	}
 	hosts := sshclient.OpenKnownHosts(dir)
 	alias := hostAlias(s.context, v.Name)
 	if o.newHostKey {

@@ -116,7 +116,7 @@ func (w *world) lifeIDs() []string {
 }
 
 func (m *Manager) newestSet(ctx context.Context, name string) (string, error) {
-	sets, err := m.Snapshots(ctx, name)
+	sets, err := m.sets(ctx, name)
 	if err != nil {
 		return "", err
 	}
@@ -271,6 +271,8 @@ func (m *Manager) register(ctx context.Context, in *ec2.RegisterImageInput, used
 			if device, err = nextDevice(used); err != nil {
 				return nil, err
 			}
+		} else if slices.ContainsFunc(used, func(u string) bool { return slot(u) == slot(device) }) {
+			return nil, &Error{Code: KindUsage, Reason: "two disks would be at " + device, Remedy: "choose another device"}
 		}
 		used = append(used, device)
 		in.BlockDeviceMappings = append(in.BlockDeviceMappings, keptMapping(device, "", int32(d.SizeGiB)))

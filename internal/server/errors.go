@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -50,9 +51,22 @@ func (e *Error) Error() string {
 		parts = append(parts, e.Reason)
 	}
 	if e.Err != nil {
-		parts = append(parts, e.Err.Error())
+		parts = append(parts, causeText(e.Err))
 	}
 	return strings.Join(parts, ": ")
+}
+
+// causeText says of a context's end what it means, whatever layer wrapped it.
+func causeText(err error) string {
+	var inner *Error
+	switch {
+	case errors.As(err, &inner): // which says so itself
+	case errors.Is(err, context.Canceled):
+		return "interrupted"
+	case errors.Is(err, context.DeadlineExceeded):
+		return "timed out"
+	}
+	return err.Error()
 }
 
 // Unwrap returns the cause.
@@ -84,11 +98,14 @@ func KindOf(err error) Kind {
 	return classify(err)
 }
 
-// wrap adds operation and resource to an error, and its kind. An *Error from
-// below keeps its own kind, reason and remedy.
+// wrap adds operation and resource to an error that doesn't name them yet, and
+// its kind. An *Error from below keeps its own kind, reason and remedy.
 func wrap(op, resource string, err error) error {
 	if err == nil {
 		return nil
+	}
+	if carries(err, op, resource) {
+		return err
 	}
 	var e *Error
 	if errors.As(err, &e) {
@@ -100,7 +117,58 @@ func wrap(op, resource string, err error) error {
 		return &Error{Op: op, Resource: resource, Code: e.Code, Remedy: e.Remedy, Err: err}
 	}
 	kind := classify(err)
-	return &Error{Op: op, Resource: resource, Code: kind, Remedy: remedyFor(kind), Err: err}
+	return &Error{Op: op, Resource: resource, Code: kind, Remedy: cmp.Or(remedyFor(kind), codeRemedy(err)), Err: err}
+}
+
+// Remedy is what mends err: the outermost *Error that says so, else what EC2's
+// error code allows to say, else "".
+func Remedy(err error) string {
+	for e := err; e != nil; e = errors.Unwrap(e) {
+		if s, ok := e.(*Error); ok && s.Remedy != "" { //nolint:errorlint // each one of the chain in turn
+			return s.Remedy
+		}
+	}
+	return codeRemedy(err)
+}
+
+// codeRemedy is the advice that EC2's error code allows.
+func codeRemedy(err error) string {
+	var ae smithy.APIError
+	if !errors.As(err, &ae) {
+		return ""
+	}
+	code, text := ae.ErrorCode(), strings.ToLower(ae.ErrorMessage())
+	kind, _, _ := strings.Cut(code, ".")
+	switch kind {
+	case "InvalidAMIID":
+		return "stead image ls"
+	case "InvalidSnapshot", "InvalidSnapshotID":
+		return "stead snapshots"
+	case "InvalidVolume", "InvalidVolumeID":
+		return "stead volume ls"
+	case "InvalidZone":
+		return "choose another zone, or leave the choice to the cloud"
+	case "InvalidInstanceType":
+		return "choose another --type"
+	case "InvalidParameterValue":
+		if strings.Contains(text, "instancetype") || strings.Contains(text, "instance type") {
+			return "choose another --type, such as " + DefaultType
+		}
+		if strings.Contains(text, "volumetype") || strings.Contains(text, "volume type") {
+			return "choose another --type, such as " + string(defaultVolumeType)
+		}
+	}
+	return ""
+}
+
+// carries tells whether an error, or one that it wraps, says this already.
+func carries(err error, op, resource string) bool {
+	for ; err != nil; err = errors.Unwrap(err) {
+		if e, ok := err.(*Error); ok && e.Op == op && e.Resource == resource { //nolint:errorlint // each one of the chain in turn
+			return true
+		}
+	}
+	return false
 }
 
 // remedyFor is the advice that a kind alone allows.
@@ -144,6 +212,11 @@ func codeKind(code string) Kind {
 		return KindAuth
 	case "OperationNotPermitted":
 		return KindProtected
+	case "IncorrectState", "IncorrectInstanceState", "VolumeInUse":
+		return KindExists
+	case "InvalidParameterValue", "InvalidParameterCombination", "InvalidParameter", "MissingParameter",
+		"InvalidInstanceType", "InvalidVolume.ZoneMismatch", "InvalidBlockDeviceMapping", "ValidationException":
+		return KindUsage
 	case "InsufficientInstanceCapacity", "InsufficientCapacity", "InsufficientHostCapacity",
 		"InsufficientVolumeCapacity", "InsufficientAddressCapacity", "InstanceLimitExceeded",
 		"VcpuLimitExceeded", "VolumeLimitExceeded", "MaxIOPSLimitExceeded", "AddressLimitExceeded",
@@ -151,6 +224,9 @@ func codeKind(code string) Kind {
 		return KindCapacity
 	case "InvalidAction", "UnsupportedOperation", "Unsupported", "UnknownOperationException":
 		return KindUnsupported
+	}
+	if strings.HasSuffix(code, ".Malformed") {
+		return KindUsage
 	}
 	if strings.HasSuffix(code, ".NotFound") || strings.HasSuffix(code, ".Unknown") || code == "ParameterNotFound" {
 		return KindNotFound

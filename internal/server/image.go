@@ -83,7 +83,7 @@ var imageIDGrammar = regexp.MustCompile(`^ami-[0-9a-f]{8,17}$`)
 func (m *Manager) ResolveImage(ctx context.Context, ref, arch string) (*Image, error) {
 	i, a, err := m.resolveImage(ctx, ref, cmp.Or(arch, archX86))
 	if err != nil {
-		return nil, wrap("resolve", "image "+ref, err)
+		return nil, wrap("find", fmt.Sprintf("image %q", ref), err)
 	}
 	return imageView(i, a), nil
 }
@@ -104,7 +104,7 @@ func (m *Manager) resolveImage(ctx context.Context, ref, arch string) (*types.Im
 		return nil, nil, err
 	}
 	if len(images) == 0 {
-		return nil, nil, &Error{Code: KindNotFound, Reason: "no such image or alias", Remedy: "stead image ls"}
+		return nil, nil, &Error{Op: "find", Resource: fmt.Sprintf("image %q", ref), Code: KindNotFound, Reason: "no such image or alias", Remedy: "stead image ls"}
 	}
 	return &images[0], m.aliasByName(&images[0]), nil
 }
@@ -137,7 +137,7 @@ func (m *Manager) resolveAlias(ctx context.Context, a *alias, arch string) (*typ
 				return i, err
 			}
 		}
-		if kind := KindOf(err); err != nil && kind != KindNotFound && kind != KindUnsupported && kind != KindAuth && kind != KindFailed {
+		if kind := KindOf(err); err != nil && kind != KindNotFound && kind != KindUnsupported && kind != KindAuth && kind != KindUsage && kind != KindFailed {
 			return nil, err
 		}
 		m.log.DebugContext(ctx, "no parameter for alias", "alias", a.name, "err", err)

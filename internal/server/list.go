@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -20,6 +21,7 @@ func (m *Manager) List(ctx context.Context) ([]Server, error) {
 	if err != nil {
 		return nil, wrap("list", "servers", err)
 	}
+	m.checkHealth(ctx, slices.Collect(maps.Values(worlds))...)
 	servers := []Server{}
 	for _, w := range worlds {
 		if !w.empty() {
@@ -36,6 +38,7 @@ func (m *Manager) Get(ctx context.Context, name string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	m.checkHealth(ctx, w)
 	return m.view(w), nil
 }
 
@@ -165,6 +168,7 @@ func (w *world) warnings(s *Server) []string {
 			add("%s isn't finished: run the same command again, or `stead start %s`", verb, w.name)
 		}
 	}
+	list = append(list, w.ailments...)
 	if s.Root.VolumeID == "" {
 		add("no root disk found")
 	}

@@ -61,7 +61,7 @@ func printOf(as string, i *types.Instance) string {
 // one that fails by itself: then nothing has changed since it was chosen.
 func overtaken(err error, before, after *world) bool {
 	switch KindOf(err) {
-	case KindInterrupted, KindTimeout, KindAuth, KindUsage:
+	case KindInterrupted, KindTimeout, KindAuth:
 		return false
 	}
 	return before.print() != after.print()

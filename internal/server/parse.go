@@ -90,11 +90,17 @@ func ParseFrom(list string) ([]string, error) {
 
 var (
 	nameGrammar   = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+	idGrammar     = regexp.MustCompile(`^(i|vol|ami|snap)-([0-9a-f]{8}|[0-9a-f]{17})$`)
+	volumeGrammar = regexp.MustCompile(`^vol-([0-9a-f]{8}|[0-9a-f]{17})$`)
 	deviceGrammar = regexp.MustCompile(`^/dev/(sd[a-z][0-9]{0,2}|xvd[a-z]{1,2}[0-9]{0,2})$`)
 )
 
-// CheckName tells whether name can be a server's: a host name label.
+// CheckName tells whether name can be a server's: a host name label, and not
+// what would be taken for the ID of something else.
 func CheckName(name string) error {
+	if idGrammar.MatchString(name) {
+		return &Error{Code: KindUsage, Reason: fmt.Sprintf("%q is an ID, no server name", name), Remedy: "stead ls shows which server has it"}
+	}
 	if nameGrammar.MatchString(name) {
 		return nil
 	}
@@ -103,6 +109,13 @@ func CheckName(name string) error {
 		Reason: fmt.Sprintf("%q is no server name", name),
 		Remedy: "use 1 to 63 lower-case letters, digits and hyphens, like web-1",
 	}
+}
+
+func checkVolumeID(id string) error {
+	if volumeGrammar.MatchString(id) {
+		return nil
+	}
+	return &Error{Code: KindUsage, Reason: fmt.Sprintf("%q is no volume ID", id), Remedy: "stead volume ls"}
 }
 
 // checkDevice tells whether device can be sent to EC2.

@@ -22,11 +22,20 @@ func (m *Manager) machine(ctx context.Context, op, name string) (*world, error) 
 	if w.instance != nil && w.standIn == nil {
 		return w, nil
 	}
-	e := &Error{Op: op, Resource: "server " + name, Code: KindNotFound, Remedy: "stead rescue " + name, Reason: "its disks have no instance"}
+	e := &Error{Op: op, Resource: "server " + name, Code: KindExists, Remedy: wayBack(name, StateDetached), Reason: "its disks have no instance"}
 	if w.standIn != nil {
-		e.Code, e.Reason = KindExists, "a rescue isn't finished"
+		e.Reason = "a rescue isn't finished"
 	}
 	return nil, e
+}
+
+// wayBack is the command that brings a server from a state to running.
+func wayBack(name, state string) string {
+	switch state {
+	case StateRunning, StatePending, StateStopping, StateStopped:
+		return "stead start " + name
+	}
+	return "stead rescue " + name
 }
 
 // Start starts a stopped server and waits. On a running one it only waits,
@@ -139,7 +148,7 @@ func (m *Manager) Reboot(ctx context.Context, name string, wait WaitFor) (*Serve
 	if stateOf(w.instance) != types.InstanceStateNameRunning {
 		return nil, &Error{
 			Op: "reboot", Resource: "server " + name, Code: KindExists,
-			Reason: "it is " + string(stateOf(w.instance)), Remedy: "stead start " + name,
+			Reason: "it is " + string(stateOf(w.instance)), Remedy: wayBack(name, string(stateOf(w.instance))),
 		}
 	}
 	id := aws.ToString(w.instance.InstanceId)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -149,6 +150,16 @@ func (m *Manager) snapshotVolume(ctx context.Context, v *types.Volume, tags tagM
 
 // Snapshots lists the server's sets, newest first; all servers' with name "".
 func (m *Manager) Snapshots(ctx context.Context, name string) ([]SnapshotSet, error) {
+	sets, err := m.sets(ctx, name)
+	if err != nil || name == "" || len(sets) > 0 {
+		return sets, err
+	}
+	_, err = m.world(ctx, "list the snapshots of", name)
+	return sets, err
+}
+
+// sets lists the sets under a name, whether or not there is such a server.
+func (m *Manager) sets(ctx context.Context, name string) ([]SnapshotSet, error) {
 	filters := []types.Filter{filter("tag-key", tagSet)}
 	if name != "" {
 		if err := CheckName(name); err != nil {
@@ -193,6 +204,7 @@ func setView(server, id string, list []types.Snapshot) SnapshotSet {
 		set.Snapshots = append(set.Snapshots, Snapshot{
 			SnapshotID: aws.ToString(s.SnapshotId), VolumeID: aws.ToString(s.VolumeId), Role: t[tagRole], Device: t[tagDevice],
 			SizeGiB: int(aws.ToInt32(s.VolumeSize)), State: string(s.State), Progress: aws.ToString(s.Progress),
+			Message: aws.ToString(s.StateMessage),
 		})
 		if t[tagRole] == RoleRoot {
 			roots++
@@ -243,7 +255,7 @@ func (m *Manager) waitSet(ctx context.Context, name, id string) (*SnapshotSet, e
 				return false, err
 			}
 			if set.State == string(types.SnapshotStateError) {
-				return false, &Error{Code: KindFailed, Reason: "a snapshot of set " + id + " failed", Remedy: "stead snapshot " + name}
+				return false, set.failure()
 			}
 			if m.now().Sub(told) > 5*time.Second {
 				told = m.now()
@@ -253,6 +265,34 @@ func (m *Manager) waitSet(ctx context.Context, name, id string) (*SnapshotSet, e
 		})
 	})
 	return set, err
+}
+
+// failure is the error of a set that has a failed snapshot.
+func (s *SnapshotSet) failure() error {
+	e := &Error{Code: KindFailed, Reason: "a snapshot of set " + s.ID + " failed", Remedy: "stead snapshot " + s.Server}
+	for _, one := range s.Snapshots {
+		if one.State != string(types.SnapshotStateError) {
+			continue
+		}
+		e.Reason = joinReason(one.SnapshotID+" of "+one.VolumeID+" failed", one.Message)
+		if isFull(one.Message) {
+			e.Code, e.Remedy = KindCapacity, "make room on the disk that is full, then stead snapshot "+s.Server
+		}
+	}
+	return e
+}
+
+// isFull tells a message that speaks of a full disk.
+func isFull(message string) bool {
+	message = strings.ToLower(message)
+	return strings.Contains(message, "no space left") || strings.Contains(message, "full")
+}
+
+func joinReason(what, why string) string {
+	if why == "" {
+		return what
+	}
+	return what + ": " + why
 }
 
 func (s *SnapshotSet) progress() string {

@@ -60,7 +60,7 @@ func (m *Manager) waitSSH(ctx context.Context, name string) error {
 				looked = m.now()
 			}
 			if s.State != StateRunning && s.State != StatePending {
-				return false, &Error{Op: "wait for ssh", Resource: "server " + name, Reason: "it is " + s.State, Remedy: "stead start " + name}
+				return false, &Error{Op: "wait for ssh", Resource: "server " + name, Code: KindExists, Reason: "it is " + s.State, Remedy: wayBack(name, s.State)}
 			}
 			return s.SSH.Host != "" && m.sshAnswers(ctx, s.SSH), nil
 		})

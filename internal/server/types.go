@@ -104,6 +104,7 @@ type Snapshot struct {
 	SizeGiB    int    `json:"size_gib"`
 	State      string `json:"state"`
 	Progress   string `json:"progress,omitempty"`
+	Message    string `json:"message,omitempty"` // why it failed
 }
 
 // Image is the idea of a server: what can be launched.

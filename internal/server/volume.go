@@ -85,7 +85,7 @@ func (m *Manager) pluggable(ctx context.Context, name string) (*world, error) {
 // left.
 func (w *world) begun(o VolumeOptions) *types.Volume {
 	for _, v := range w.data() {
-		if tagOf(v.Tags, tagStep) == stepAttach && int(aws.ToInt32(v.Size)) == o.SizeGiB && (o.Device == "" || o.Device == deviceOf(v)) {
+		if tagOf(v.Tags, tagStep) == stepAttach && int(aws.ToInt32(v.Size)) == o.SizeGiB && (o.Device == "" || slot(o.Device) == slot(deviceOf(v))) {
 			return v
 		}
 	}
@@ -108,6 +108,15 @@ func (m *Manager) makeVolume(ctx context.Context, w *world, o VolumeOptions) (*t
 				ClientToken:       aws.String(clientToken("volume "+device, w.name, ids)),
 				TagSpecifications: []types.TagSpecification{tags.spec(types.ResourceTypeVolume)},
 			})
+			if apiCode(err) == "IdempotentParameterMismatch" {
+				// The token was spent on a disk of other options that was there
+				// before, unless that is being made right now.
+				if err := m.stillFree(ctx, w.name, device); err != nil {
+					return err
+				}
+				ids = append(ids, clientToken("volume "+device, w.name, ids))
+				continue
+			}
 			if err != nil {
 				return wrap("create", "volume", err)
 			}
@@ -125,6 +134,16 @@ func (m *Manager) makeVolume(ctx context.Context, w *world, o VolumeOptions) (*t
 		return &Error{Op: "create", Resource: "volume", Reason: "the endpoint answers with volumes that aren't this server's"}
 	})
 	return v, err
+}
+
+// stillFree looks again whether no disk of a server is at a device.
+func (m *Manager) stillFree(ctx context.Context, name, device string) error {
+	w, err := m.observe(ctx, name)
+	if err != nil {
+		return err
+	}
+	_, err = w.freeDevice(device)
+	return err
 }
 
 // freeDevice returns the wanted device if no disk of the server has its slot,
@@ -156,6 +175,9 @@ func (m *Manager) VolumeAttach(ctx context.Context, volumeID, server, device str
 }
 
 func (m *Manager) volumeAttach(ctx context.Context, volumeID, server, device string) (*Disk, error) {
+	if err := checkVolumeID(volumeID); err != nil {
+		return nil, err
+	}
 	w, err := m.pluggable(ctx, server)
 	if err != nil {
 		return nil, err
@@ -169,7 +191,7 @@ func (m *Manager) volumeAttach(ctx context.Context, volumeID, server, device str
 	}
 	ours := tagOf(v.Tags, tagServer) == server
 	switch {
-	case ours && (device == "" || device == deviceOf(v)):
+	case ours && deviceOf(v) != "" && (device == "" || slot(device) == slot(deviceOf(v))):
 		device = deviceOf(v)
 	case attachedTo(v) != "":
 		return nil, &Error{Code: KindExists, Reason: "it is at " + attachedAs(v) + " already", Remedy: "stead volume detach " + volumeID}
@@ -255,6 +277,9 @@ func (m *Manager) VolumeDetach(ctx context.Context, volumeID string) (*Disk, err
 }
 
 func (m *Manager) volumeDetach(ctx context.Context, volumeID string) (*Disk, error) {
+	if err := checkVolumeID(volumeID); err != nil {
+		return nil, err
+	}
 	v, err := m.volumeByID(ctx, volumeID)
 	if err != nil {
 		return nil, err

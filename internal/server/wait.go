@@ -77,11 +77,12 @@ func (m *Manager) sitsOut(err error) bool {
 
 // waitError tells a limit that was reached from an interruption.
 func waitError(ctx context.Context, limit time.Duration, what, resource string, last error) error {
-	if err := ctx.Err(); errors.Is(err, context.Canceled) {
-		return &Error{Op: "wait for", Resource: resource, Reason: what, Code: KindInterrupted, Remedy: remedyFor(KindInterrupted), Err: err}
+	if err := ctx.Err(); err != nil { // the caller's own end, not this wait's limit
+		kind := classify(err)
+		return &Error{Op: "wait for", Resource: resource, Reason: what, Code: kind, Remedy: remedyFor(kind), Err: err}
 	}
-	if limit == 0 {
-		last = ctx.Err()
+	if errors.Is(last, context.DeadlineExceeded) {
+		last = nil // the limit cut the last look short
 	}
 	return &Error{
 		Op: "wait for", Resource: resource, Reason: fmt.Sprintf("%s: not within %s", what, limit),
@@ -127,6 +128,10 @@ func diedWaiting(i *types.Instance, want types.InstanceStateName) error {
 		return nil
 	}
 	e := &Error{Op: "wait for", Resource: "instance " + aws.ToString(i.InstanceId), Code: KindFailed, Reason: fmt.Sprintf("it is %s, not %s", state, want)}
+	if name := tagOf(i.Tags, tagServer); name != "" && !diedByItself(i) {
+		// Another command did it, which is no failure of this one's own.
+		e.Code, e.Remedy = KindExists, wayBack(name, string(state))
+	}
 	if r := i.StateReason; r != nil {
 		e.Reason += fmt.Sprintf(" (%s: %s)", aws.ToString(r.Code), aws.ToString(r.Message))
 		switch aws.ToString(r.Code) {

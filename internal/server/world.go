@@ -22,6 +22,7 @@ type world struct {
 	stubs      []types.Volume   // the stand-in's own disks
 	superseded []types.Volume
 	addresses  []types.Address
+	ailments   []string // of the instance, as the endpoint's checks tell
 }
 
 func (w *world) empty() bool {

@@ -44,7 +44,20 @@ var (
 	ErrExists   = errors.New("context exists already")
 	ErrBuiltIn  = errors.New("the local context is built in")
 	ErrInvalid  = errors.New("invalid context")
+	ErrNewer    = errors.New("the file is of a newer version")
 )
+
+// FileError is about the file of the contexts: it can't be read or understood.
+type FileError struct {
+	Path string
+	Err  error
+}
+
+// Error names the file.
+func (e *FileError) Error() string { return "read contexts " + e.Path + ": " + e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *FileError) Unwrap() error { return e.Err }
 
 // Kind says how a context's cloud is reached.
 type Kind string
@@ -214,18 +227,27 @@ func (s *Store) load() (*file, error) {
 		return f, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read contexts: %w", err)
+		return nil, &FileError{Path: s.Path(), Err: cause(err)}
 	}
 	if err := json.Unmarshal(data, f); err != nil {
-		return nil, fmt.Errorf("read contexts %s: %w", s.Path(), err)
+		return nil, &FileError{Path: s.Path(), Err: err}
 	}
 	if f.Version != fileVersion {
-		return nil, fmt.Errorf("read contexts %s: version %d is not known to this stead", s.Path(), f.Version)
+		return nil, &FileError{Path: s.Path(), Err: fmt.Errorf("%w (%d, this stead knows %d)", ErrNewer, f.Version, fileVersion)}
 	}
 	if f.Contexts == nil {
 		f.Contexts = map[string]Context{}
 	}
 	return f, nil
+}
+
+// cause is the system's reason without the path, which FileError names.
+func cause(err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
 }
 
 // update changes the file under a lock, so that two commands at once don't
