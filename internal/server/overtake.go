@@ -60,8 +60,7 @@ func printOf(as string, i *types.Instance) string {
 // overtaken tells a step that failed because another rescue was quicker from
 // one that fails by itself: then nothing has changed since it was chosen.
 func overtaken(err error, before, after *world) bool {
-	switch KindOf(err) {
-	case KindInterrupted, KindTimeout, KindAuth:
+	if kind := KindOf(err); kind == KindInterrupted || kind == KindTimeout || kind == KindAuth {
 		return false
 	}
 	return before.print() != after.print()
@@ -92,8 +91,7 @@ func sameMoment(a, b *types.Instance) bool { return printOf("", a) == printOf(""
 
 // diedByItself tells that an instance ended, and that nobody asked it to.
 func diedByItself(i *types.Instance) bool {
-	switch stateOf(i) {
-	case types.InstanceStateNamePending, types.InstanceStateNameRunning:
+	if state := stateOf(i); state == types.InstanceStateNamePending || state == types.InstanceStateNameRunning {
 		return false
 	}
 	return i.StateReason != nil && !strings.Contains(aws.ToString(i.StateReason.Code), "InitiatedShutdown")

@@ -90,10 +90,10 @@ func (m *Manager) swapStep(ctx context.Context, w *world, o RescueOptions) error
 // beginSwap launches a stand-in, unless the root is in use after all: then the
 // server's instance was stopped, or isn't listed under its tags yet.
 func (m *Manager) beginSwap(ctx context.Context, w *world, root *types.Volume, o RescueOptions) error {
-	switch stateOf(w.instance) {
-	case types.InstanceStateNameStopped:
+	if stateOf(w.instance) == types.InstanceStateNameStopped {
 		return m.startAndSee(ctx, w, aws.ToString(w.instance.InstanceId))
-	case types.InstanceStateNameStopping:
+	}
+	if stateOf(w.instance) == types.InstanceStateNameStopping {
 		return m.step("wait until stopped", w.name, func() error { return m.awaitChange(ctx, w) })
 	}
 	holder, err := m.holderOf(ctx, root)
