@@ -26,8 +26,19 @@ type Config struct {
 	// SSHTimeout the wait for ssh. Snapshots and images are bounded by the
 	// context alone. Defaults: 10 min, 5 min.
 	StateTimeout, SSHTimeout time.Duration
+	// Guest reaches into a server's operating system. nil: what needs it says
+	// so.
+	Guest Guest
 	// Dial connects to ssh to see whether it answers. Default: net.Dialer.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+// Guest runs programs in a server's operating system.
+type Guest interface {
+	// Run runs a POSIX shell script as root on a running server and returns
+	// what it wrote to stdout. A script that fails is an error that ends with
+	// what it wrote to stderr.
+	Run(ctx context.Context, s *Server, script string) (string, error)
 }
 
 // Manager keeps the servers of one endpoint and region. It holds no state
@@ -44,6 +55,7 @@ type Manager struct {
 	pollMax      time.Duration
 	stateTimeout time.Duration
 	sshTimeout   time.Duration
+	guest        Guest
 	dial         func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
@@ -51,7 +63,7 @@ type Manager struct {
 func New(cfg Config) *Manager {
 	m := &Manager{
 		ec2: cfg.EC2, ssm: cfg.SSM, region: cfg.Region, local: cfg.Local,
-		log: cfg.Log, notify: cfg.Notify, now: cfg.Now, dial: cfg.Dial,
+		log: cfg.Log, notify: cfg.Notify, now: cfg.Now, guest: cfg.Guest, dial: cfg.Dial,
 		pollMin:      orDuration(cfg.PollMin, 100*time.Millisecond),
 		pollMax:      orDuration(cfg.PollMax, 3*time.Second),
 		stateTimeout: orDuration(cfg.StateTimeout, 10*time.Minute),

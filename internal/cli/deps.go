@@ -1,0 +1,10 @@
+package cli
+
+// The libraries of verbs that are on their way. A line goes when its verb
+// comes.
+import (
+	_ "github.com/aws/aws-sdk-go-v2/service/dlm"
+	_ "github.com/aws/aws-sdk-go-v2/service/pricing"
+	_ "github.com/spf13/cobra/doc"
+	_ "sigs.k8s.io/yaml"
+)
