@@ -54,7 +54,7 @@ func (a *App) openContext(ctx context.Context, c contexts.Context, start bool) (
 		s.close()
 		return nil, err
 	}
-	s.servers = server.New(server.Config{
+	conf := server.Config{
 		EC2:    ec2.NewFromConfig(cfg, func(o *ec2.Options) { o.BaseEndpoint = cfg.BaseEndpoint }),
 		SSM:    ssm.NewFromConfig(cfg, func(o *ssm.Options) { o.BaseEndpoint = cfg.BaseEndpoint }),
 		Region: cfg.Region,
@@ -64,7 +64,11 @@ func (a *App) openContext(ctx context.Context, c contexts.Context, start bool) (
 		Now:    a.Now,
 		// The local cloud costs nothing to ask and is often quicker than that.
 		PollMax: pollMax(s.local != nil),
-	})
+	}
+	if !s.withoutMachines() {
+		conf.Guest = &guest{app: a, session: s}
+	}
+	s.servers = server.New(conf)
 	return s, nil
 }
 

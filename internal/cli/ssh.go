@@ -122,16 +122,21 @@ func sshRemedy(name string, err error) string {
 
 // target finds the server and all that ssh needs to reach and to know it.
 func (a *App) target(ctx context.Context, o sshOptions) (sshclient.Target, error) {
-	dir, err := a.configDir()
-	if err != nil {
-		return sshclient.Target{}, err
-	}
 	s, err := a.open(ctx)
 	if err != nil {
 		return sshclient.Target{}, err
 	}
 	defer s.close()
 	v, err := s.servers.Get(ctx, o.name)
+	if err != nil {
+		return sshclient.Target{}, err
+	}
+	return a.targetOf(ctx, s, v, o)
+}
+
+// targetOf is target for a server that was looked up already.
+func (a *App) targetOf(ctx context.Context, s *session, v *server.Server, o sshOptions) (sshclient.Target, error) {
+	dir, err := a.configDir()
 	if err != nil {
 		return sshclient.Target{}, err
 	}
@@ -195,7 +200,7 @@ func (s *session) learnHostKeys(ctx context.Context, hosts sshclient.KnownHosts,
 	if known && (note == "" || note == v.Root.VolumeID) {
 		return true, nil
 	}
-	console, err := s.servers.ConsoleOutput(ctx, v.Name)
+	console, err := s.servers.ConsoleOf(ctx, v.InstanceID)
 	if ctx.Err() != nil {
 		return false, context.Cause(ctx)
 	}

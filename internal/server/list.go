@@ -63,7 +63,11 @@ func (m *Manager) ConsoleOutput(ctx context.Context, name string) (string, error
 	if err != nil {
 		return "", err
 	}
-	id := aws.ToString(w.instance.InstanceId)
+	return m.ConsoleOf(ctx, aws.ToString(w.instance.InstanceId))
+}
+
+// ConsoleOf is ConsoleOutput by the instance's ID.
+func (m *Manager) ConsoleOf(ctx context.Context, id string) (string, error) {
 	out, err := m.ec2.GetConsoleOutput(ctx, &ec2.GetConsoleOutputInput{InstanceId: &id})
 	if err != nil {
 		return "", wrap("read the console of", "instance "+id, err)
