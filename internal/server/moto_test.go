@@ -25,26 +25,27 @@ import (
 )
 
 // The tests' endpoint is moto_server: an EC2 that nobody here wrote. One
-// serves all tests; each has a region of its own, where nothing is yet. (moto
-// knows these regions.)
+// serves all tests; each has an account of its own, where nothing is yet, and
+// one of these regions, which moto knows.
 //
 // STEAD_TEST_EC2_URL names another endpoint to run them on, with credentials
 // from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, such as `stead cloud run
-// --machines none`. Its regions must be empty, and it is left full.
+// --machines none`. It may have one account only: then each test has a region
+// of its own instead, so that not all of them can run at once. Its regions must
+// be empty, and it is left full.
 var moto struct {
 	sync.Mutex
 	url     string
 	imageID string
 	err     error
 	stop    func()
-	regions []string
+	benches int // how many tests have one
 }
 
 var motoRegions = strings.Fields(`us-east-1 us-east-2 us-west-1 us-west-2 eu-west-1 eu-west-2 eu-west-3 eu-central-1 eu-north-1
 	ap-northeast-1 ap-northeast-2 ap-northeast-3 ap-southeast-1 ap-southeast-2 ap-south-1 sa-east-1 ca-central-1`)
 
 func TestMain(m *testing.M) {
-	moto.regions = motoRegions
 	code := m.Run()
 	if moto.stop != nil {
 		moto.stop()
@@ -137,6 +138,7 @@ type bench struct {
 	ssm     *ssm.Client
 	url     string
 	region  string
+	account string // moto's, "" elsewhere
 	imageID string
 	sshd    net.Addr
 	events  []server.Event
@@ -149,22 +151,44 @@ func newBench(t *testing.T, rt http.RoundTripper) *bench {
 	t.Helper()
 	url := startMoto(t)
 	moto.Lock()
-	if len(moto.regions) == 0 {
-		moto.Unlock()
-		t.Fatal("more tests than moto has regions")
-	}
-	region := moto.regions[0]
-	moto.regions = moto.regions[1:]
+	n := moto.benches
+	moto.benches++
 	moto.Unlock()
-	b := &bench{
-		t: t, region: region, sshd: bannerServer(t), url: url, imageID: publicImage,
-		ssm: ssm.New(ssm.Options{Region: region, BaseEndpoint: &url, Credentials: credentials()}),
+	b := &bench{t: t, region: motoRegions[n%len(motoRegions)], sshd: bannerServer(t), url: url, imageID: publicImage}
+	switch {
+	case b.isMoto():
+		b.account = fmt.Sprintf("%012d", 100000000000+n)
+	case n >= len(motoRegions):
+		t.Fatalf("more than %d tests on an endpoint with one account: choose some by -run", len(motoRegions))
 	}
+	b.ssm = ssm.New(ssm.Options{Region: b.region, BaseEndpoint: &url, HTTPClient: b.http(nil), Credentials: credentials()})
 	b.client = b.through(rt)
 	if !b.isMoto() {
 		b.imageID = b.makeImage()
 	}
 	return b
+}
+
+// http is a client of the bench's account.
+func (b *bench) http(rt http.RoundTripper) *http.Client {
+	if rt == nil {
+		rt = http.DefaultTransport
+	}
+	return &http.Client{Transport: inAccount{rt, b.account}}
+}
+
+// inAccount tells moto which account a request is for.
+type inAccount struct {
+	next    http.RoundTripper
+	account string
+}
+
+func (a inAccount) RoundTrip(r *http.Request) (*http.Response, error) {
+	if a.account != "" {
+		r = r.Clone(r.Context())
+		r.Header.Set("X-Moto-Account-Id", a.account)
+	}
+	return a.next.RoundTrip(r)
 }
 
 // isMoto tells whether the endpoint is moto, for what only it does wrong.
@@ -203,7 +227,7 @@ func credentials() aws.CredentialsProvider {
 // through returns a client of the endpoint whose calls go through rt.
 func (b *bench) through(rt http.RoundTripper) *ec2.Client {
 	return ec2.New(ec2.Options{
-		Region: b.region, BaseEndpoint: &b.url, HTTPClient: &http.Client{Transport: rt},
+		Region: b.region, BaseEndpoint: &b.url, HTTPClient: b.http(rt),
 		Credentials: credentials(),
 	})
 }
