@@ -351,6 +351,7 @@ func TestMachineTiny(t *testing.T) {
 
 	t.Run("first boot, cut off", life.firstBoot)
 	t.Run("rescue with a larger disk", life.rescue)
+	t.Run("clone", life.clone)
 	t.Run("no metadata", life.withoutMetadata)
 
 	foreignAfter, err := os.ReadFile(foreign.path)
@@ -434,6 +435,41 @@ func (l *serverLife) rescue(t *testing.T) {
 	g.logged("STEAD late", 1)
 	g.tell("system_powerdown", nil)
 	g.gone()
+}
+
+// clone boots a copy of the disk as another server, with a disk that its user
+// data prepares.
+func (l *serverLife) clone(t *testing.T) {
+	dir := t.TempDir()
+	copied := sparse(t, filepath.Join(dir, "root"), 0, nil)
+	command(t, "cp", "--sparse=always", l.root.path, copied.path)
+	copied.serial = "vol00000000000000004"
+	blank := sparse(t, filepath.Join(dir, "blank"), 64<<20, nil)
+	blank.serial = "vol00000000000000005"
+	l.metadata.set(map[string]string{
+		"meta-data/public-keys/0/openssh-key": l.authorized,
+		"meta-data/instance-id":               "i-00000000000000003",
+		"meta-data/local-hostname":            "ip-10-0-0-3.ec2.internal",
+		"meta-data/block-device-mapping/":     "ami\nebs1",
+		"meta-data/block-device-mapping/ebs1": "sdf",
+		"user-data":                           "#!/bin/sh\n# stead: new-identity\n# stead: hostname copy\n# stead: disks\nblkid /dev/vdb >/root/blkid; echo run >>/root/user-data-runs\n",
+	})
+	g := boot(t, l.tiny, l.signer, l.metadata, copied, blank)
+	keys := g.hostKeys()
+	for key := range strings.Lines(l.hostKeys) {
+		if strings.Contains(keys, strings.Fields(key)[1]) {
+			t.Errorf("the clone has its model's host key %s", key)
+		}
+	}
+	g.logged("STEAD late", 1)
+	g.want("cat /root/file /root/user-data-runs /root/blkid; hostname", "root\nrun\nrun\ncopy")
+	id := g.sh("cat /etc/machine-id")
+	_, _ = runOver(g.dial("root"), "reboot") // ends the connection, too
+	g.logged("STEAD late", 2)
+	if again := g.hostKeys(); again != keys {
+		t.Errorf("the clone's host keys changed with a reboot:\n%s%s", keys, again)
+	}
+	g.want("cat /etc/machine-id /root/user-data-runs; hostname; blkid /dev/vdb || echo blank", id+"\nrun\nrun\ncopy\nblank")
 }
 
 // plug attaches a disk to the running machine; unplug takes it away again.

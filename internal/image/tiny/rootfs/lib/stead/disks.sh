@@ -69,15 +69,15 @@ mounted() {
 
 # data_disks: the disks that the instance was launched with, beyond its root.
 # They get the names that EC2 gives them, and those that have never held
-# anything are made ready for use. Disks that come later are their owner's.
+# anything are made ready for use, unless the user data says that it does so.
+# Disks that come later are their owner's.
 data_disks() {
-	mapping=$(metadata meta-data/block-device-mapping/) || return 0
 	names=
-	for entry in $mapping; do
+	while read -r entry || [ -n "$entry" ]; do
 		case $entry in
 		ebs*) names="$names $(metadata "meta-data/block-device-mapping/$entry")" ;;
 		esac
-	done
+	done 2>/dev/null <$ANSWERS/4
 	root=$(root_device)
 	disks=
 	for dir in /sys/block/vd*; do
@@ -86,6 +86,7 @@ data_disks() {
 	# shellcheck disable=SC2086 # two lists
 	link_names "$names" $disks
 	[ -n "$names" ] || return 0
+	! told disks >/dev/null || return 0
 	for disk in $disks; do
 		prepare_disk "$disk"
 	done

@@ -43,29 +43,35 @@ install_key() {
 	done
 }
 
-# first_hostname: the name that the first instance had stays.
+# new_identity INSTANCE: where the user data says that this is a new server, on
+# a copy of another one's disk, it gets host keys and a name of its own: once
+# for an instance.
+new_identity() {
+	told new-identity >/dev/null || return 0
+	made=/var/lib/stead/identity
+	! grep -qxF "$1" $made 2>/dev/null || return 0
+	rm -f /etc/hostname /etc/machine-id /etc/dropbear/*
+	machine_id
+	host_keys
+	echo "$1" | save $made
+	# Late metadata: the server has the old keys already; init starts it anew.
+	[ ! -s /run/dropbear.pid ] || kill "$(cat /run/dropbear.pid)"
+	say "new identity"
+}
+
+# machine_id: what programs know this system by.
+machine_id() {
+	[ ! -s /etc/machine-id ] || return 0
+	read -r uuid </proc/sys/kernel/random/uuid
+	echo "$uuid" | tr -d - | save /etc/machine-id
+}
+
+# first_hostname: what the user data says, or the name that the first instance
+# had, stays.
 first_hostname() {
 	[ ! -s /etc/hostname ] || return 0
-	name=$(metadata meta-data/local-hostname) || return 0
+	name=$(told hostname) || read -r name 2>/dev/null <$ANSWERS/3
 	[ -n "$name" ] || return 0
 	echo "${name%%.*}" | save /etc/hostname
 	hostname "${name%%.*}"
-}
-
-# run_user_data: a script runs once for each instance that this disk was in;
-# never a second time, even if it was cut off.
-run_user_data() {
-	read -r instance </run/stead/instance
-	case $instance in i-*) ;; *) return 0 ;; esac
-	dir=/var/lib/stead/instances/$instance
-	[ ! -e "$dir" ] || return 0
-	metadata_reopen
-	metadata user-data >/run/stead/user-data 2>/dev/null || : >/run/stead/user-data
-	mkdir -p "$dir"
-	save "$dir/user-data" </run/stead/user-data
-	case $(head -c 2 "$dir/user-data" | tr -d '\0') in '#!') ;; *) return 0 ;; esac
-	chmod 700 "$dir/user-data"
-	say "user data begins"
-	"$dir/user-data" </dev/null >>/var/log/user-data.log 2>&1
-	say "user data ended with $?"
 }
