@@ -12,4 +12,5 @@ func (c *Cloud) registerActions() {
 	c.registerSnapshots()
 	c.registerImages()
 	c.registerInstances()
+	c.registerReplaceRoot()
 }

@@ -62,6 +62,8 @@ func (c *Cloud) checkAttach(tx *state.Tx, vol *state.Volume, inst *state.Instanc
 	switch {
 	case vol.Attachment != nil:
 		return fail("VolumeInUse", "%s is already attached to an instance", vol.ID)
+	case vol.ReservedFor != "":
+		return refuseReserved(vol)
 	case vol.State != state.VolumeAvailable:
 		return fail("IncorrectState", "%s is not 'available': it is '%s'.", vol.ID, vol.State)
 	case inst.Want == state.Terminated || inst.State != state.Running && inst.State != state.Stopped:

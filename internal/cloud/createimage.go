@@ -72,6 +72,9 @@ func (c *Cloud) planImage(s state.Scope, in *ec2.CreateImageInput) (*imagePlan, 
 		if i.ImagePending != "" {
 			return fail("IncorrectInstanceState", "Instance '%s' is being made image %s of.", i.ID, i.ImagePending)
 		}
+		if i.ReplaceRoot != "" {
+			return fail("IncorrectInstanceState", "The root volume of instance '%s' is being replaced by task %s.", i.ID, i.ReplaceRoot)
+		}
 		p.image = &state.Image{
 			Meta: c.meta(s, "ami"), State: state.ImagePending, Name: *in.Name, Description: aws.ToString(in.Description), Owner: s.Account, Type: "machine",
 			Architecture: i.Architecture, Virtualization: "hvm", BootMode: i.BootMode, KernelID: i.KernelID, RootDevice: i.RootDevice, ENA: true,
@@ -144,8 +147,8 @@ func (c *Cloud) createImageAtRest(p *imagePlan, dress func(*state.Volume, *state
 
 // check refuses to go on with a plan that the instance has moved away from.
 func (p *imagePlan) check(tx *state.Tx, inst *state.Instance) error {
-	if inst.State != state.Running || inst.Want != state.Running || inst.ImagePending != "" {
-		return fail("IncorrectInstanceState", "Instance '%s' is being stopped, terminated or imaged.", inst.ID)
+	if inst.State != state.Running || inst.Want != state.Running || inst.ImagePending != "" || inst.ReplaceRoot != "" {
+		return fail("IncorrectInstanceState", "Instance '%s' is being stopped, terminated, imaged or given another root.", inst.ID)
 	}
 	for _, v := range p.disks {
 		now, err := find[state.Volume](tx, v.Scope(), volumeIDs, v.ID)

@@ -27,6 +27,13 @@ func (c *Cloud) reconcile(ctx context.Context, j job) error {
 	return fmt.Errorf("no worker for %s", j.kind)
 }
 
+// kickIf has a resource looked at, if there is one.
+func (c *Cloud) kickIf(j *job) {
+	if j != nil {
+		c.work.kick(*j)
+	}
+}
+
 // load reads a resource for its worker; nil when it is gone.
 func load[T any, P interface {
 	*T
@@ -85,6 +92,7 @@ func (c *Cloud) reconcileVolume(ctx context.Context, j job) error {
 	failed := err
 	var inst string
 	err = amend(c, j, func(_ *state.Tx, v *state.Volume) error {
+		inst = v.ReservedFor
 		if v.Attachment != nil {
 			inst = v.Attachment.InstanceID
 		}

@@ -44,7 +44,11 @@ func (c *Cloud) reconcileInstance(ctx context.Context, j job) error {
 	case inst.State == state.Running && inst.ImagePending != "":
 		return c.restForImage(inst) // it was shut down for it
 	case inst.State == state.Running && inst.RebootsAsked == inst.RebootsDone:
-		return c.lost(j)
+		if off, err := c.isExchanging(inst); err != nil {
+			return err
+		} else if !off {
+			return c.lost(j)
+		}
 	}
 	switch inst.Want {
 	case state.Running:
@@ -93,8 +97,8 @@ func (c *Cloud) examine(ctx context.Context, inst *state.Instance, h *machineHan
 // brought to rest for an image, is off because it was told to; what told it goes
 // on, also after a daemon that died meanwhile.
 func (c *Cloud) guestStopped(inst *state.Instance) error {
-	return amend(c, jobOf(inst), func(_ *state.Tx, i *state.Instance) error {
-		if i.Want != state.Running || i.RebootsAsked > i.RebootsDone || i.ImagePending != "" {
+	return amend(c, jobOf(inst), func(tx *state.Tx, i *state.Instance) error {
+		if i.Want != state.Running || i.RebootsAsked > i.RebootsDone || i.ImagePending != "" || exchanging(tx, i) {
 			return nil
 		}
 		i.Want = state.Stopped
@@ -114,8 +118,8 @@ func (c *Cloud) lost(j job) error {
 	if c.stayDown {
 		return nil // the host went down; it is started again another time
 	}
-	err := amend(c, j, func(_ *state.Tx, i *state.Instance) error {
-		if i.Want == state.Running && i.State == state.Running {
+	err := amend(c, j, func(tx *state.Tx, i *state.Instance) error {
+		if i.Want == state.Running && i.State == state.Running && !exchanging(tx, i) {
 			i.Want = state.Stopped
 			c.enter(i, state.Stopping)
 			c.reason(i, "Server.InternalError", "The machine's process ended unexpectedly; its log is in the instance's folder")
@@ -153,11 +157,7 @@ func (c *Cloud) boot(ctx context.Context, inst *state.Instance) error {
 	if c.stayDown {
 		return nil
 	}
-	var disks []*state.Volume
-	err := c.db.View(func(tx *state.Tx) (err error) {
-		disks, err = disksOf(tx, inst)
-		return err
-	})
+	disks, err := c.disksToBoot(inst)
 	if err != nil {
 		return err
 	}
@@ -204,10 +204,34 @@ func (c *Cloud) boot(ctx context.Context, inst *state.Instance) error {
 	return c.started(inst, m)
 }
 
+// disksToBoot gives the disks that an instance's machine starts with, the root
+// first; a task may want another root from now on.
+func (c *Cloud) disksToBoot(inst *state.Instance) (disks []*state.Volume, err error) {
+	if inst.ReplaceRoot == "" {
+		return disks, c.db.View(func(tx *state.Tx) (err error) {
+			disks, err = disksOf(tx, inst)
+			return err
+		})
+	}
+	return disks, c.db.Update(func(tx *state.Tx) error {
+		i, err := state.Get[state.Instance](tx, inst.Scope(), inst.ID)
+		if err != nil {
+			return err
+		}
+		if err := c.exchangeRoot(tx, i); err != nil {
+			return err
+		}
+		*inst = *i
+		disks, err = disksOf(tx, i)
+		return err
+	})
+}
+
 // started records that the machine runs. One that was stopped meanwhile keeps
 // its state; the worker goes on to stop it.
 func (c *Cloud) started(inst *state.Instance, m vm) error {
-	err := amend(c, jobOf(inst), func(tx *state.Tx, i *state.Instance) error {
+	var replaced *job
+	err := amend(c, jobOf(inst), func(tx *state.Tx, i *state.Instance) (err error) {
 		i.Accel, i.BootID = string(m.Accel()), bootID()
 		i.RebootsDone = i.RebootsAsked
 		if i.Want == state.Running {
@@ -225,10 +249,12 @@ func (c *Cloud) started(inst *state.Instance, m vm) error {
 				}
 			}
 		}
-		return nil
+		replaced, err = c.finishReplacement(tx, i)
+		return err
 	})
 	if err == nil {
 		c.work.kick(jobOf(inst))
+		c.kickIf(replaced)
 	}
 	return err
 }
@@ -237,9 +263,13 @@ func (c *Cloud) started(inst *state.Instance, m vm) error {
 // on EC2, one that has run before is stopped again.
 func (c *Cloud) launchFailed(inst *state.Instance, code, why string) error {
 	c.log.Error("instance did not start", "instance", inst.ID, "why", why)
-	err := amend(c, jobOf(inst), func(_ *state.Tx, i *state.Instance) error {
+	err := amend(c, jobOf(inst), func(tx *state.Tx, i *state.Instance) error {
 		if i.Want != state.Running {
 			return nil
+		}
+		if undone, err := c.undoReplacement(tx, i, why); undone || err != nil {
+			c.enter(i, state.Pending) // it starts once more, with the root that it had
+			return err
 		}
 		i.Want = state.Stopped
 		if i.Accel == "" { // never ran
@@ -311,6 +341,11 @@ func (c *Cloud) tend(ctx context.Context, inst *state.Instance, h *machineHandle
 	if inst.ImagePending != "" {
 		return c.rest(ctx, inst, h)
 	}
+	if inst.ReplaceRoot != "" {
+		if done, err := c.replaceRoot(ctx, inst, h); done || err != nil {
+			return err
+		}
+	}
 	if inst.RebootsAsked > inst.RebootsDone {
 		return c.reboot(ctx, inst, h)
 	}
@@ -347,9 +382,13 @@ func (c *Cloud) halt(ctx context.Context, inst *state.Instance, h *machineHandle
 	if inst.State == state.Stopped {
 		return nil
 	}
+	var replaced *job
 	err := c.db.Update(func(tx *state.Tx) error {
 		i, err := state.Get[state.Instance](tx, inst.Scope(), inst.ID)
 		if err != nil || i.Want != state.Stopped {
+			return err
+		}
+		if replaced, err = c.restReplacement(tx, i); err != nil {
 			return err
 		}
 		c.enter(i, state.Stopped)
@@ -379,6 +418,7 @@ func (c *Cloud) halt(ctx context.Context, inst *state.Instance, h *machineHandle
 		return state.Put(tx, i)
 	})
 	c.networkChanged(inst.Scope())
+	c.kickIf(replaced)
 	c.work.kick(jobOf(inst))
 	return err
 }
@@ -426,6 +466,14 @@ func (c *Cloud) terminate(ctx context.Context, inst *state.Instance, h *machineH
 		if err != nil {
 			return err
 		}
+		i.Resume = false
+		replaced, err := c.restReplacement(tx, i)
+		if err != nil {
+			return err
+		}
+		if replaced != nil {
+			gone = append(gone, *replaced)
+		}
 		disks, err := disksOf(tx, i)
 		if err != nil {
 			return err
@@ -466,6 +514,6 @@ func (c *Cloud) forget(inst *state.Instance) error {
 		return nil
 	}
 	return c.db.Update(func(tx *state.Tx) error {
-		return errors.Join(dropTokens(tx, inst.Scope(), inst.ID), state.Delete(tx, inst))
+		return errors.Join(dropTokens(tx, inst.Scope(), inst.ID), dropReplacements(tx, inst), state.Delete(tx, inst))
 	})
 }

@@ -41,6 +41,7 @@ func tagKinds() []tagKind {
 		kindOf[state.Address](addressIDs, types.ResourceTypeElasticIp),
 		kindOf[state.VPC](vpcIDs, types.ResourceTypeVpc),
 		kindOf[state.Subnet](subnetIDs, types.ResourceTypeSubnet),
+		kindOf[state.ReplaceRootTask](taskIDs, types.ResourceTypeReplaceRootVolumeTask),
 	}
 }
 

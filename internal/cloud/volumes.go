@@ -343,6 +343,9 @@ func (c *Cloud) DeleteVolume(ctx context.Context, in *ec2.DeleteVolumeInput) (*e
 		if a := vol.Attachment; a != nil {
 			return fail("VolumeInUse", "Volume %s is currently attached to %s", vol.ID, a.InstanceID)
 		}
+		if err := refuseReserved(vol); err != nil {
+			return err
+		}
 		vol.State = state.VolumeDeleting
 		return state.Put(tx, vol)
 	})

@@ -45,6 +45,7 @@ type Instance struct {
 	RebootsAsked  int       `json:"rebootsAsked,omitempty"`
 	RebootsDone   int       `json:"rebootsDone,omitempty"`
 	ImagePending  string    `json:"imagePending,omitempty"` // the image whose snapshots want the instance off
+	ReplaceRoot   string    `json:"replaceRoot,omitempty"`  // the task, not over yet, that exchanges its root volume
 
 	ReservationID string `json:"reservation"`
 	LaunchIndex   int    `json:"launchIndex"`
@@ -135,6 +136,9 @@ type Volume struct {
 	SnapshotID string      `json:"snapshot,omitempty"`
 	Encrypted  bool        `json:"encrypted,omitempty"`
 	Attachment *Attachment `json:"attachment,omitempty"`
+	// ReservedFor is the instance that it becomes the root of, while the task
+	// that makes it so is under way. Nothing else may take it meanwhile.
+	ReservedFor string `json:"reservedFor,omitempty"`
 	// Ready is set once the file is complete; a machine starts only from
 	// ready volumes.
 	Ready bool `json:"ready"`
