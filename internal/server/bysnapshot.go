@@ -5,11 +5,15 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 )
+
+// rescueSetPrefix begins the IDs of the sets that a rescue takes on its way.
+const rescueSetPrefix = "rescue-"
 
 // rescueBySnapshot brings a server back as new disks: a snapshot of each of
 // its disks (or its newest complete set, when they are gone), an image of the
@@ -73,7 +77,7 @@ func (m *Manager) rescueSet(ctx context.Context, w *world) (string, error) {
 	if w.root() == nil {
 		return m.newestSet(ctx, w.name)
 	}
-	plan := setPlan{id: "rescue-" + digest(append([]string{w.name}, w.lifeIDs()...)...)[:12], volumes: w.volumes}
+	plan := setPlan{id: rescueSetPrefix + digest(append([]string{w.name}, w.lifeIDs()...)...)[:12], volumes: w.volumes}
 	return plan.id, m.step("take snapshots", w.name, func() error {
 		for k := range plan.volumes {
 			if _, err := m.waitAvailable(ctx, aws.ToString(plan.volumes[k].VolumeId)); err != nil {
@@ -116,16 +120,14 @@ func (w *world) lifeIDs() []string {
 }
 
 func (m *Manager) newestSet(ctx context.Context, name string) (string, error) {
-	sets, err := m.sets(ctx, name)
+	set, err := m.setAt(ctx, name, time.Time{}, "")
+	if KindOf(err) == KindNotFound {
+		return "", &Error{Code: KindNotFound, Reason: "there is neither a root disk nor a complete snapshot set of it", Remedy: "stead snapshots " + name}
+	}
 	if err != nil {
 		return "", err
 	}
-	for _, s := range sets {
-		if s.Complete {
-			return s.ID, nil
-		}
-	}
-	return "", &Error{Code: KindNotFound, Reason: "there is neither a root disk nor a complete snapshot set of it", Remedy: "stead snapshots " + name}
+	return set.ID, nil
 }
 
 // setFacts reads what the root's snapshot recorded.

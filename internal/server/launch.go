@@ -154,6 +154,9 @@ func nextDevice(used []string) (string, error) {
 	return "", &Error{Code: KindUsage, Reason: "no device name from /dev/sdf to /dev/sdp is free", Remedy: "detach a disk first"}
 }
 
+// sameSlot tells whether two names are of one place: /dev/sdf and /dev/xvdf are.
+func sameSlot(a, b string) bool { return a == b || slot(a) != 0 && slot(a) == slot(b) }
+
 // slot is the letter of a device name, 0 when it has none.
 func slot(device string) byte {
 	for _, prefix := range []string{"/dev/sd", "/dev/xvd"} {

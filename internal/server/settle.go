@@ -21,6 +21,7 @@ func (m *Manager) settle(ctx context.Context, name, instanceID string, f facts) 
 		return err
 	}
 	f = f.observed(i)
+	f.Disks = devicesOf(name, i, volumes)
 	for k := range volumes {
 		if err := m.settleVolume(ctx, name, i, &volumes[k], f); err != nil {
 			return err
@@ -52,6 +53,19 @@ func (m *Manager) disksOf(ctx context.Context, instanceID string) (*types.Instan
 		return len(volumes) == len(ids), err
 	})
 	return i, volumes, err
+}
+
+// devicesOf lists where an instance's disks are that belong to a server, so
+// that a snapshot of the root can tell which others belong with it.
+func devicesOf(name string, i *types.Instance, volumes []types.Volume) string {
+	var devices []string
+	for k := range volumes {
+		if owner := tagOf(volumes[k].Tags, tagServer); owner == "" || owner == name {
+			devices = append(devices, deviceIn(i, aws.ToString(volumes[k].VolumeId)))
+		}
+	}
+	slices.Sort(devices)
+	return strings.Join(devices, " ")
 }
 
 func mappedVolumes(i *types.Instance) []string {

@@ -1,13 +1,8 @@
 package server
 
 import (
-	"cmp"
 	"context"
-	"fmt"
-	"slices"
 	"strconv"
-	"strings"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -42,7 +37,7 @@ func (m *Manager) snapshot(ctx context.Context, name string, o SnapshotOptions) 
 	}
 	at := m.now().UTC()
 	plan := setPlan{
-		id: at.Format("20060102T150405Z") + "-" + digest(name, strconv.FormatInt(at.UnixNano(), 10))[:4], note: o.Note,
+		id: at.Format(setTime) + "-" + digest(name, strconv.FormatInt(at.UnixNano(), 10))[:4], note: o.Note,
 		volumes: w.volumes,
 	}
 	if err := m.step("take snapshots", name, func() error { return m.takeSet(ctx, w, plan) }); err != nil {
@@ -146,162 +141,4 @@ func (m *Manager) snapshotVolume(ctx context.Context, v *types.Volume, tags tagM
 		return &Error{Op: "snapshot", Resource: "volume " + id, Code: KindCapacity, Reason: "its last snapshot is too recent", Remedy: "wait 15 seconds and try again", Err: err}
 	}
 	return wrap("snapshot", "volume "+id, err)
-}
-
-// Snapshots lists the server's sets, newest first; all servers' with name "".
-func (m *Manager) Snapshots(ctx context.Context, name string) ([]SnapshotSet, error) {
-	sets, err := m.sets(ctx, name)
-	if err != nil || name == "" || len(sets) > 0 {
-		return sets, err
-	}
-	_, err = m.world(ctx, "list the snapshots of", name)
-	return sets, err
-}
-
-// sets lists the sets under a name, whether or not there is such a server.
-func (m *Manager) sets(ctx context.Context, name string) ([]SnapshotSet, error) {
-	filters := []types.Filter{filter("tag-key", tagSet)}
-	if name != "" {
-		if err := CheckName(name); err != nil {
-			return nil, wrap("list", "snapshots", err)
-		}
-		filters = append(filters, filter("tag:"+tagServer, name))
-	}
-	found, err := m.findSnapshots(ctx, filters...)
-	if err != nil {
-		return nil, err
-	}
-	return setsOf(found), nil
-}
-
-// setsOf gathers snapshots into their sets.
-func setsOf(snapshots []types.Snapshot) []SnapshotSet {
-	type key struct{ server, set string }
-	members := map[key][]types.Snapshot{}
-	for _, s := range snapshots {
-		t := tagsOf(s.Tags)
-		k := key{t[tagServer], t[tagSet]}
-		members[k] = append(members[k], s)
-	}
-	sets := []SnapshotSet{}
-	for k, list := range members {
-		sets = append(sets, setView(k.server, k.set, list))
-	}
-	slices.SortFunc(sets, func(a, b SnapshotSet) int {
-		return cmp.Or(b.Started.Compare(a.Started), cmp.Compare(a.ID, b.ID))
-	})
-	return sets
-}
-
-func setView(server, id string, list []types.Snapshot) SnapshotSet {
-	slices.SortFunc(list, func(a, b types.Snapshot) int { // root first, then by device
-		return cmp.Or(cmp.Compare(tagOf(b.Tags, tagRole), tagOf(a.Tags, tagRole)), cmp.Compare(tagOf(a.Tags, tagDevice), tagOf(b.Tags, tagDevice)))
-	})
-	set := SnapshotSet{ID: id, Server: server, State: string(types.SnapshotStateCompleted), OneInstant: true, Snapshots: []Snapshot{}}
-	roots := 0
-	for _, s := range list {
-		t := tagsOf(s.Tags)
-		set.Snapshots = append(set.Snapshots, Snapshot{
-			SnapshotID: aws.ToString(s.SnapshotId), VolumeID: aws.ToString(s.VolumeId), Role: t[tagRole], Device: t[tagDevice],
-			SizeGiB: int(aws.ToInt32(s.VolumeSize)), State: string(s.State), Progress: aws.ToString(s.Progress),
-			Message: aws.ToString(s.StateMessage),
-		})
-		if t[tagRole] == RoleRoot {
-			roots++
-		}
-		set.Note = cmp.Or(set.Note, t[tagNote])
-		set.OneInstant = set.OneInstant && t[tagSetInstant] == yesNo(true)
-		if began := aws.ToTime(s.StartTime).UTC(); set.Started.IsZero() || began.Before(set.Started) {
-			set.Started = began
-		}
-		switch {
-		case s.State == types.SnapshotStateError || s.State == types.SnapshotStateRecoverable:
-			set.State = string(types.SnapshotStateError)
-		case s.State == types.SnapshotStatePending && set.State == string(types.SnapshotStateCompleted):
-			set.State = string(types.SnapshotStatePending)
-		}
-	}
-	size, err := strconv.Atoi(tagOf(list[0].Tags, tagSetSize))
-	set.Complete = err == nil && size == len(list) && roots == 1 && set.State != string(types.SnapshotStateError)
-	return set
-}
-
-// findSet returns one set of a server.
-func (m *Manager) findSet(ctx context.Context, name, id string) (*SnapshotSet, error) {
-	found, err := m.setSnapshots(ctx, name, id)
-	if err != nil {
-		return nil, err
-	}
-	if len(found) == 0 {
-		return nil, &Error{Code: KindNotFound, Reason: "there is no snapshot set " + id, Remedy: "stead snapshots " + name}
-	}
-	set := setView(name, id, found)
-	return &set, nil
-}
-
-func (m *Manager) setSnapshots(ctx context.Context, name, id string) ([]types.Snapshot, error) {
-	return m.findSnapshots(ctx, filter("tag:"+tagServer, name), filter("tag:"+tagSet, id))
-}
-
-// waitSet waits until a set is complete and completed. Only the context bounds
-// it: a first snapshot can take hours.
-func (m *Manager) waitSet(ctx context.Context, name, id string) (*SnapshotSet, error) {
-	var set *SnapshotSet
-	told := time.Time{}
-	err := m.step("wait for snapshots", name, func() error {
-		return m.poll(ctx, 0, "snapshots to complete", "server "+name, func(ctx context.Context) (bool, error) {
-			var err error
-			if set, err = m.findSet(ctx, name, id); err != nil {
-				return false, err
-			}
-			if set.State == string(types.SnapshotStateError) {
-				return false, set.failure()
-			}
-			if m.now().Sub(told) > 5*time.Second {
-				told = m.now()
-				m.notify(Event{State: StepWaiting, Step: "wait for snapshots", Resource: name, Detail: set.progress()})
-			}
-			return set.Complete && set.State == string(types.SnapshotStateCompleted), nil
-		})
-	})
-	return set, err
-}
-
-// failure is the error of a set that has a failed snapshot.
-func (s *SnapshotSet) failure() error {
-	e := &Error{Code: KindFailed, Reason: "a snapshot of set " + s.ID + " failed", Remedy: "stead snapshot " + s.Server}
-	for _, one := range s.Snapshots {
-		if one.State != string(types.SnapshotStateError) {
-			continue
-		}
-		e.Reason = joinReason(one.SnapshotID+" of "+one.VolumeID+" failed", one.Message)
-		if isFull(one.Message) {
-			e.Code, e.Remedy = KindCapacity, "make room on the disk that is full, then stead snapshot "+s.Server
-		}
-	}
-	return e
-}
-
-// isFull tells a message that speaks of a full disk.
-func isFull(message string) bool {
-	message = strings.ToLower(message)
-	return strings.Contains(message, "no space left") || strings.Contains(message, "full")
-}
-
-func joinReason(what, why string) string {
-	if why == "" {
-		return what
-	}
-	return what + ": " + why
-}
-
-func (s *SnapshotSet) progress() string {
-	text := ""
-	for k, one := range s.Snapshots {
-		if k > 0 {
-			text += ", "
-		}
-		text += fmt.Sprintf("%s %s", one.SnapshotID, cmp.Or(one.Progress, one.State))
-	}
-	return text
 }

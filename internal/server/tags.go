@@ -38,10 +38,12 @@ const (
 	tagImage     = "stead:image"
 	tagUser      = "stead:user"
 	tagInstance  = "stead:instance"
+	tagDisks     = "stead:disks"
 
 	tagSet        = "stead:set"
 	tagSetSize    = "stead:set-size"
 	tagSetInstant = "stead:set-instant"
+	tagSetPart    = "stead:set-part"
 	tagNote       = "stead:note"
 	tagDurable    = "stead:durable"
 
@@ -80,6 +82,7 @@ type facts struct {
 	Type, Zone, Open, From, KeyName            string
 	ElasticIP, Image, User                     string
 	Instance                                   string // the last one it ran in
+	Disks                                      string // the devices of all its disks
 }
 
 // fields pairs each fact with its tag, for reading and for writing.
@@ -88,7 +91,7 @@ func (f *facts) fields() map[string]*string {
 		tagArch: &f.Arch, tagVirt: &f.Virt, tagBootMode: &f.BootMode, tagEna: &f.Ena,
 		tagKernel: &f.Kernel, tagRamdisk: &f.Ramdisk, tagType: &f.Type, tagZone: &f.Zone,
 		tagOpen: &f.Open, tagFrom: &f.From, tagKeyName: &f.KeyName,
-		tagElasticIP: &f.ElasticIP, tagImage: &f.Image, tagUser: &f.User, tagInstance: &f.Instance,
+		tagElasticIP: &f.ElasticIP, tagImage: &f.Image, tagUser: &f.User, tagInstance: &f.Instance, tagDisks: &f.Disks,
 	}
 }
 

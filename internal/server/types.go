@@ -81,14 +81,29 @@ type Disk struct {
 	Created      *time.Time `json:"created,omitempty"`
 }
 
+// Who took a snapshot set.
+const (
+	ByHand     = "hand"     // a command
+	BySchedule = "schedule" // the cloud itself, as a schedule says
+	ByRescue   = "rescue"   // a rescue, on its way
+)
+
 // SnapshotSet is the snapshots of one server taken together.
 type SnapshotSet struct {
-	ID       string    `json:"id"`
-	Server   string    `json:"server"`
-	Note     string    `json:"note,omitempty"`
-	Started  time.Time `json:"started"`
-	State    string    `json:"state"` // completed, pending or error: the worst of its snapshots
-	Complete bool      `json:"complete"`
+	ID      string    `json:"id"`
+	Server  string    `json:"server"`
+	By      string    `json:"by"`             // hand, schedule or rescue
+	Part    string    `json:"part,omitempty"` // root or data, where it holds that alone
+	Note    string    `json:"note,omitempty"`
+	Started time.Time `json:"started"`
+	State   string    `json:"state"` // completed, pending or error: the worst of its snapshots
+	// SizeGiB is that of the disks. What the snapshots take is less: they
+	// share what didn't change.
+	SizeGiB int `json:"size_gib"`
+	// Complete tells that all that belongs to the set is there, and Lacks what
+	// isn't. A set that isn't complete is never restored.
+	Complete bool   `json:"complete"`
+	Lacks    string `json:"lacks,omitempty"`
 	// OneInstant tells that one call took all of them while attached, or that
 	// nothing was writing.
 	OneInstant bool       `json:"one_instant"`
