@@ -26,7 +26,8 @@ type createOptions struct {
 	data                            []string
 	key, user, userDataFile         string
 	open, from                      string
-	noAddress                       bool
+	raid, mount, fs, profile        string
+	noAddress, spot                 bool
 	wait                            waitFlag
 }
 
@@ -55,14 +56,21 @@ Interrupted, the same command goes on from where it was.`,
 	f.StringVar(&o.instanceType, "type", "", "instance `TYPE` (default "+server.DefaultType+")")
 	f.StringVar(&o.zone, "zone", "", "availability `ZONE`")
 	f.StringVar(&o.disk, "disk", "", "`SIZE` of the root disk (default the image's)")
-	f.StringArrayVar(&o.data, "data", nil, "`SIZE` of a data disk, such as 10, 10G or 1T; may be repeated")
+	f.StringArrayVar(&o.data, "data", nil, "a data disk, `SIZE[:DEVICE][:TYPE]`, such as 10, 1T or 100G:sdf:io2; may be repeated")
+	f.StringVar(&o.raid, "raid", "", "join the data disks to one: RAID `LEVEL` 0, 1 or 10")
+	f.StringVar(&o.mount, "mount", "", "`PATH` to mount the data disks at, or none to leave them blank (default /data)")
+	f.StringVar(&o.fs, "fs", "", "file `SYSTEM` of the data disks: ext4 or xfs (default ext4)")
 	f.StringVar(&o.key, "key", "", "`PATH` of the public key to log in with (default stead's own)")
 	f.StringVar(&o.user, "user", "", "`NAME` to log in as (default the image's)")
 	f.StringVar(&o.open, "open", "", "`PORTS` to open besides ssh: 80,443,8000-8010,53/udp")
 	f.StringVar(&o.from, "from", "", "`CIDR`s that may reach the open ports (default anywhere)")
 	f.StringVar(&o.userDataFile, "user-data", "", "`FILE` that the server runs or reads at its first boot, - for stdin")
+	f.StringVar(&o.profile, "instance-profile", "", "instance `PROFILE`, by name or ARN: what the programs on the server may do at AWS")
+	f.BoolVar(&o.spot, "spot", false, "a spot instance, by a persistent request; it is stopped when it is interrupted")
 	f.BoolVar(&o.noAddress, "no-address", false, "no fixed address: a new one at each start")
 	addWaitFlag(cmd, &o.wait)
+	_ = cmd.RegisterFlagCompletionFunc("raid", cobra.FixedCompletions([]string{"0", "1", "10"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("fs", cobra.FixedCompletions([]string{"ext4", "xfs"}, cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.RegisterFlagCompletionFunc("image", cobra.FixedCompletions([]string{"tiny", "debian", "ubuntu", "al2023"}, cobra.ShellCompDirectiveNoFileComp))
 	return a.command(cmd, func(ctx context.Context, args []string) error {
 		o.name = args[0]
@@ -107,7 +115,7 @@ func (a *App) create(ctx context.Context, o createOptions) error {
 func (a *App) createOptions(o createOptions) (server.CreateOptions, error) {
 	opts := server.CreateOptions{
 		Name: o.name, Image: o.image, Type: o.instanceType, Zone: o.zone, User: o.user,
-		NoAddress: o.noAddress,
+		NoAddress: o.noAddress, Raid: o.raid, Mount: o.mount, FS: o.fs, Profile: o.profile, Spot: o.spot,
 	}
 	if err := server.CheckName(o.name); err != nil {
 		return opts, err
@@ -118,7 +126,7 @@ func (a *App) createOptions(o createOptions) (server.CreateOptions, error) {
 			return opts, err
 		}
 	}
-	if opts.Data, err = parseSizes(o.data); err != nil {
+	if opts.Data, err = parseDataSpecs(o.data); err != nil {
 		return opts, err
 	}
 	// ssh is always among them: a server that nobody can log in to is none.

@@ -1,8 +1,11 @@
 package cli
 
 import (
+	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
 	"github.com/steadcloud/stead/internal/server"
 )
@@ -35,29 +38,48 @@ func badSize(s string) error {
 	return usage("size %q: want whole GiB such as 10, 10G or 1T, up to 64T", s)
 }
 
-func parseSizes(list []string) ([]int, error) {
-	sizes := make([]int, 0, len(list))
-	for _, s := range list {
-		size, err := parseSize(s)
-		if err != nil {
-			return nil, err
-		}
-		sizes = append(sizes, size)
-	}
-	return sizes, nil
-}
-
-// parseDataSpec reads SIZE[:DEVICE], a data disk of an image.
+// parseDataSpec reads SIZE[:DEVICE][:TYPE], a blank data disk: 10,
+// 10G:sdf, 10G:/dev/sdf:io2, 10G:io2.
 func parseDataSpec(s string) (server.DataSpec, error) {
-	sizePart, device, _ := strings.Cut(s, ":")
-	size, err := parseSize(sizePart)
+	parts := strings.Split(s, ":")
+	size, err := parseSize(parts[0])
 	if err != nil {
 		return server.DataSpec{}, err
 	}
-	if device != "" && !strings.HasPrefix(device, "/dev/") {
-		return server.DataSpec{}, usage("data disk %q: the device must be like /dev/sdf", s)
+	spec := server.DataSpec{SizeGiB: size}
+	for _, part := range parts[1:] {
+		switch {
+		case part == "":
+		case spec.Device == "" && spec.Type == "" && isDevice(part):
+			spec.Device = "/dev/" + strings.TrimPrefix(part, "/dev/")
+		case spec.Type == "" && isVolumeType(part):
+			spec.Type = part
+		default:
+			return server.DataSpec{}, usage("data disk %q: want SIZE[:DEVICE][:TYPE], such as 100G:sdf:gp3", s)
+		}
 	}
-	return server.DataSpec{SizeGiB: size, Device: device}, nil
+	return spec, nil
+}
+
+func isDevice(s string) bool {
+	s = strings.TrimPrefix(s, "/dev/")
+	return strings.HasPrefix(s, "sd") || strings.HasPrefix(s, "xvd")
+}
+
+func isVolumeType(s string) bool {
+	return slices.Contains(types.VolumeType("").Values(), types.VolumeType(s))
+}
+
+func parseDataSpecs(list []string) ([]server.DataSpec, error) {
+	specs := make([]server.DataSpec, 0, len(list))
+	for _, s := range list {
+		spec, err := parseDataSpec(s)
+		if err != nil {
+			return nil, err
+		}
+		specs = append(specs, spec)
+	}
+	return specs, nil
 }
 
 // humanGiB is a size for people.

@@ -37,12 +37,16 @@ func TestParseDataSpec(t *testing.T) {
 		"10":           {SizeGiB: 10},
 		"1T:/dev/sdf1": {SizeGiB: 1024, Device: "/dev/sdf1"},
 		"10:":          {SizeGiB: 10},
+		"10:sdf":       {SizeGiB: 10, Device: "/dev/sdf"},
+		"10:xvdf:io2":  {SizeGiB: 10, Device: "/dev/xvdf", Type: "io2"},
+		"10::st1":      {SizeGiB: 10, Type: "st1"},
+		"10:gp2":       {SizeGiB: 10, Type: "gp2"},
 	} {
 		if got, err := parseDataSpec(in); err != nil || got != want {
 			t.Errorf("parseDataSpec(%q) = %+v, %v; want %+v", in, got, err, want)
 		}
 	}
-	for _, in := range []string{"", ":/dev/sdf", "10:sdf", "/dev/sdf:10"} {
+	for _, in := range []string{"", ":/dev/sdf", "10:sdf:sdg", "10:gp9", "10:gp3:sdf", "/dev/sdf:10"} {
 		if got, err := parseDataSpec(in); err == nil {
 			t.Errorf("parseDataSpec(%q) = %+v, want an error", in, got)
 		}

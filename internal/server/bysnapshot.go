@@ -277,7 +277,9 @@ func (m *Manager) register(ctx context.Context, in *ec2.RegisterImageInput, used
 			return nil, &Error{Code: KindUsage, Reason: "two disks would be at " + device, Remedy: "choose another device"}
 		}
 		used = append(used, device)
-		in.BlockDeviceMappings = append(in.BlockDeviceMappings, keptMapping(device, "", int32(d.SizeGiB)))
+		mapping := keptMapping(device, "", int32(d.SizeGiB))
+		mapping.Ebs.VolumeType = cmp.Or(types.VolumeType(d.Type), mapping.Ebs.VolumeType)
+		in.BlockDeviceMappings = append(in.BlockDeviceMappings, mapping)
 	}
 	var image *types.Image
 	err := m.step("register image", p.name, func() error {

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/base64"
-	"fmt"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -44,59 +43,6 @@ func (m *Manager) create(ctx context.Context, o CreateOptions) (*Server, error) 
 		}
 	}
 	return m.finishCreate(ctx, w.instance, f, o)
-}
-
-// normalize fills in defaults and checks what can be checked here.
-func (o *CreateOptions) normalize() error {
-	if err := CheckName(o.Name); err != nil {
-		return err
-	}
-	if o.Image == "" {
-		return &Error{Code: KindUsage, Reason: "no image", Remedy: "--image ID or alias; see stead image ls"}
-	}
-	o.Type = cmp.Or(o.Type, DefaultType)
-	if o.Open == nil {
-		o.Open = []Port{{From: sshPort, To: sshPort, Proto: "tcp"}}
-	}
-	if len(o.From) == 0 {
-		o.From = []string{anywhere}
-	}
-	if o.DiskGiB < 0 {
-		return &Error{Code: KindUsage, Reason: "the root disk's size is negative"}
-	}
-	for _, size := range o.Data {
-		if size < 1 {
-			return &Error{Code: KindUsage, Reason: "a data disk needs at least 1 GiB"}
-		}
-	}
-	if len(o.UserData) > 16*1024 {
-		return &Error{Code: KindUsage, Reason: "user data is longer than the 16 KiB that EC2 takes"}
-	}
-	for what, v := range map[string]string{"the list of ports": o.open(), "the list of networks": o.from(), "the key pair's name": o.KeyName, "the login user": o.User} {
-		if err := checkTagValue(what, v); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (o *CreateOptions) open() string {
-	list := make([]string, len(o.Open))
-	for k, p := range o.Open {
-		list[k] = p.String()
-	}
-	return strings.Join(list, " ")
-}
-
-func (o *CreateOptions) from() string { return strings.Join(o.From, " ") }
-
-// stepTag marks the instance of an unfinished create: the verb, and which
-// options, so that another create of the same name isn't taken for its
-// continuation.
-func (o *CreateOptions) stepTag() string {
-	d := digest(o.Image, o.Type, fmt.Sprint(o.DiskGiB, o.Data, o.NoAddress), o.Zone, o.KeyName,
-		string(o.Key), o.open(), o.from(), string(o.UserData), o.User)
-	return stepCreate + " " + d[:12]
 }
 
 // createConflict tells whether the name is free, or an interrupted create with
@@ -152,7 +98,10 @@ func (o *CreateOptions) facts(image *types.Image, a *alias) facts {
 		Arch: string(image.Architecture), BootMode: string(image.BootMode), Kernel: aws.ToString(image.KernelId),
 		Ramdisk: aws.ToString(image.RamdiskId), Virt: string(image.VirtualizationType),
 		Type: o.Type, Open: o.open(), From: o.from(), KeyName: o.KeyName,
-		Image: aws.ToString(image.ImageId), User: o.User,
+		Image: aws.ToString(image.ImageId), User: o.User, Profile: o.Profile,
+	}
+	if o.Spot {
+		f.Market = marketSpot
 	}
 	if a != nil {
 		f.User = cmp.Or(f.User, a.user)
@@ -183,6 +132,17 @@ func (m *Manager) launchInput(ctx context.Context, o CreateOptions, image *types
 		serverTags(o.Name).with(tagMap{tagStep: o.stepTag()}).spec(types.ResourceTypeInstance),
 		serverTags(o.Name).with(f.tags()).spec(types.ResourceTypeVolume),
 	}
+	if o.Spot {
+		in.DisableApiTermination = nil // EC2 refuses it for spot instances
+		in.InstanceMarketOptions = &types.InstanceMarketOptionsRequest{
+			MarketType: types.MarketTypeSpot,
+			SpotOptions: &types.SpotMarketOptions{
+				SpotInstanceType:             types.SpotInstanceTypePersistent,
+				InstanceInterruptionBehavior: types.InstanceInterruptionBehaviorStop,
+			},
+		}
+		in.TagSpecifications = append(in.TagSpecifications, serverTags(o.Name).spec(types.ResourceTypeSpotInstancesRequest))
+	}
 	if len(o.UserData) > 0 {
 		in.UserData = aws.String(base64.StdEncoding.EncodeToString(o.UserData))
 	}
@@ -201,10 +161,21 @@ func runInput(f facts, group, zone string) *ec2.RunInstancesInput {
 	if f.KeyName != "" {
 		in.KeyName = aws.String(f.KeyName)
 	}
+	if f.Profile != "" {
+		in.IamInstanceProfile = profileSpec(f.Profile)
+	}
 	if zone != "" {
 		in.Placement = &types.Placement{AvailabilityZone: aws.String(zone)}
 	}
 	return in
+}
+
+// profileSpec names an instance profile, by its ARN or its name.
+func profileSpec(profile string) *types.IamInstanceProfileSpecification {
+	if strings.HasPrefix(profile, "arn:") {
+		return &types.IamInstanceProfileSpecification{Arn: &profile}
+	}
+	return &types.IamInstanceProfileSpecification{Name: &profile}
 }
 
 // finishCreate brings a launched instance to a finished server.

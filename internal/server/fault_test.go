@@ -135,7 +135,7 @@ func everyStep(t *testing.T, k *killer, prepare func(at int), run func(ctx conte
 
 // faultOptions is a server with one data disk.
 func (b *bench) faultOptions() server.CreateOptions {
-	return server.CreateOptions{Name: "web", Image: b.imageID, Type: "t3.micro", Data: []int{1}, Key: []byte(publicKey)}
+	return server.CreateOptions{Name: "web", Image: b.imageID, Type: "t3.micro", Data: []server.DataSpec{{SizeGiB: 1}}, Key: []byte(publicKey)}
 }
 
 // whole checks that the region has the server, with all its parts, and nothing

@@ -93,7 +93,7 @@ func (m *Manager) spentToken(ctx context.Context, token string) (bool, error) {
 // server needs them: each repeated in full (endpoints differ in what they
 // inherit), each kept on termination, the root of the given size, and a blank
 // disk for each of data.
-func launchMappings(i *types.Image, rootGiB int, data []int) ([]types.BlockDeviceMapping, error) {
+func launchMappings(i *types.Image, rootGiB int, data []DataSpec) ([]types.BlockDeviceMapping, error) {
 	var (
 		out  []types.BlockDeviceMapping
 		used []string
@@ -116,15 +116,51 @@ func launchMappings(i *types.Image, rootGiB int, data []int) ([]types.BlockDevic
 	if len(out) == 0 {
 		return nil, &Error{Code: KindUsage, Reason: "image " + aws.ToString(i.ImageId) + " has no EBS root disk", Remedy: "choose an EBS-backed image"}
 	}
-	for _, size := range data {
-		device, err := nextDevice(used)
-		if err != nil {
-			return nil, err
+	blank, err := blankMappings(data, used)
+	return append(out, blank...), err
+}
+
+// blankMappings are the mappings of blank disks, those without a device of
+// their own at the next free ones.
+func blankMappings(data []DataSpec, used []string) ([]types.BlockDeviceMapping, error) {
+	for _, d := range data {
+		if d.Device == "" {
+			continue
 		}
-		used = append(used, device)
-		out = append(out, keptMapping(device, "", int32(size)))
+		if slices.ContainsFunc(used, func(u string) bool { return slot(u) == slot(d.Device) }) {
+			return nil, &Error{Code: KindUsage, Reason: "two disks can't be at " + d.Device, Remedy: "choose another device, or leave the choice to stead"}
+		}
+		used = append(used, d.Device)
+	}
+	var out []types.BlockDeviceMapping
+	for _, d := range data {
+		if d.Device == "" {
+			var err error
+			if d.Device, err = nextDevice(used); err != nil {
+				return nil, err
+			}
+			used = append(used, d.Device)
+		}
+		m := keptMapping(d.Device, "", int32(d.SizeGiB))
+		if d.Type != "" {
+			m.Ebs.VolumeType = types.VolumeType(d.Type)
+		}
+		if iops := leastIOPS(m.Ebs.VolumeType, d.SizeGiB); iops > 0 {
+			m.Ebs.Iops = aws.Int32(iops)
+		}
+		out = append(out, m)
 	}
 	return out, nil
+}
+
+// leastIOPS is what a volume of provisioned IOPS gets, for these types have no
+// default: gp3's own 3,000, or 50 a GiB where that is less, and EC2's minimum
+// of 100. Zero for the other types.
+func leastIOPS(t types.VolumeType, sizeGiB int) int32 {
+	if t != types.VolumeTypeIo1 && t != types.VolumeTypeIo2 {
+		return 0
+	}
+	return int32(min(3000, max(100, 50*sizeGiB)))
 }
 
 // keptMapping is a disk that stays when its instance is terminated.

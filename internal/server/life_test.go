@@ -20,7 +20,7 @@ const publicKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGPtu6W0cYVUG6B2lBF3Xb4Qq
 func (b *bench) webOptions() server.CreateOptions {
 	ports, err := server.ParsePorts("22,80")
 	b.check(err)
-	return server.CreateOptions{Name: "web", Image: b.imageID, Type: "t3.small", DiskGiB: 20, Data: []int{10, 5}, Key: []byte(publicKey), Open: ports, User: "me"}
+	return server.CreateOptions{Name: "web", Image: b.imageID, Type: "t3.small", DiskGiB: 20, Data: []server.DataSpec{{SizeGiB: 10}, {SizeGiB: 5}}, Key: []byte(publicKey), Open: ports, User: "me"}
 }
 
 // disks lists a server's volume IDs, the root's first.

@@ -39,6 +39,16 @@ const (
 	tagUser      = "stead:user"
 	tagInstance  = "stead:instance"
 	tagDisks     = "stead:disks"
+	tagMarket    = "stead:market"
+	tagProfile   = "stead:profile"
+	tagRules     = "stead:rules"
+	tagProtected = "stead:protected"
+
+	tagRaid  = "stead:raid"
+	tagMount = "stead:mount"
+	tagFS    = "stead:fs"
+
+	tagRenaming = "stead:renaming"
 
 	tagSet        = "stead:set"
 	tagSetSize    = "stead:set-size"
@@ -83,7 +93,14 @@ type facts struct {
 	ElasticIP, Image, User                     string
 	Instance                                   string // the last one it ran in
 	Disks                                      string // the devices of all its disks
+	Market                                     string // spot, or "" for on demand
+	Profile                                    string // instance profile, by name or ARN
+	Rules                                      string // open ports beyond Open × From, each PORT@CIDR
+	Protected                                  string // yes: the user protected it
 }
+
+// marketSpot is the market of a spot instance.
+const marketSpot = "spot"
 
 // fields pairs each fact with its tag, for reading and for writing.
 func (f *facts) fields() map[string]*string {
@@ -92,6 +109,7 @@ func (f *facts) fields() map[string]*string {
 		tagKernel: &f.Kernel, tagRamdisk: &f.Ramdisk, tagType: &f.Type, tagZone: &f.Zone,
 		tagOpen: &f.Open, tagFrom: &f.From, tagKeyName: &f.KeyName,
 		tagElasticIP: &f.ElasticIP, tagImage: &f.Image, tagUser: &f.User, tagInstance: &f.Instance, tagDisks: &f.Disks,
+		tagMarket: &f.Market, tagProfile: &f.Profile, tagRules: &f.Rules, tagProtected: &f.Protected,
 	}
 }
 
@@ -136,6 +154,12 @@ func (f facts) observed(i *types.Instance) facts {
 	set(&f.Zone, zoneOf(i))
 	set(&f.KeyName, aws.ToString(i.KeyName))
 	set(&f.Instance, aws.ToString(i.InstanceId))
+	if i.IamInstanceProfile != nil {
+		set(&f.Profile, aws.ToString(i.IamInstanceProfile.Arn))
+	}
+	if i.InstanceLifecycle == types.InstanceLifecycleTypeSpot {
+		f.Market = marketSpot
+	}
 	return f
 }
 

@@ -149,29 +149,6 @@ const (
 	WaitNone    WaitFor = "none"
 )
 
-// CreateOptions says which server to make.
-type CreateOptions struct {
-	Name     string
-	Image    string // image ID, or an alias that ResolveImage knows
-	Type     string // instance type; "" means DefaultType
-	DiskGiB  int    // root size; 0 means the image's own
-	Data     []int  // GiB of each blank data disk
-	Zone     string // availability zone; "" leaves the choice to the endpoint
-	KeyName  string // an existing key pair, or ...
-	Key      []byte // ... a public key in authorized_keys form, imported under its fingerprint
-	Open     []Port // ports that the security group opens; nil means ssh alone
-	From     []string
-	UserData []byte
-	User     string // login user; "" lets the image decide
-	// NoAddress leaves the server with the address that the endpoint assigns
-	// at each start, instead of an elastic IP that stays.
-	NoAddress bool
-	Wait      WaitFor
-}
-
-// DefaultType is the instance type of a server whose options name none.
-const DefaultType = "t3.micro"
-
 // RescueBy is a way to bring a server back.
 type RescueBy string
 
@@ -226,12 +203,6 @@ type VolumeOptions struct {
 	SizeGiB int
 	Device  string // "" means the next free of /dev/sdf ... /dev/sdp
 	Type    string // "" means gp3
-}
-
-// DataSpec is a blank data disk of an image.
-type DataSpec struct {
-	SizeGiB int
-	Device  string // "" means the next free of /dev/sdf ... /dev/sdp
 }
 
 // DurableOptions says which image to make.
