@@ -37,6 +37,7 @@ type Cloud struct {
 	running   *machines
 	instants  *instants
 	networks  *networks
+	consoles  consoles
 	unadopted idSet       // instances whose machines run but do not answer
 	stopping  atomic.Bool // machines are being shut down; none is started
 

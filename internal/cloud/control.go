@@ -2,6 +2,7 @@ package cloud
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -59,6 +60,7 @@ func (d *daemon) controlHandler() http.Handler {
 	mux.HandleFunc("GET /credentials", func(w http.ResponseWriter, _ *http.Request) { d.reply(w, d.cloud.keys) })
 	mux.HandleFunc("POST /images/{name}", d.buildImage)
 	mux.HandleFunc("POST /stop", d.obeyStop)
+	mux.HandleFunc("GET /console/{region}/{id}", d.console)
 	return mux
 }
 
@@ -172,6 +174,11 @@ func (c *Control) do(ctx context.Context, method, path string, query url.Values)
 	if err != nil {
 		return nil, err
 	}
+	return c.send(req)
+}
+
+// send gives the answer to an order, or why it was refused.
+func (c *Control) send(req *http.Request) (*http.Response, error) {
 	resp, err := c.http.Do(req)
 	if err != nil {
 		if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, os.ErrNotExist) {
@@ -182,10 +189,10 @@ func (c *Control) do(ctx context.Context, method, path string, query url.Values)
 	if resp.StatusCode == http.StatusConflict {
 		return nil, errors.Join(errOtherDaemon, resp.Body.Close())
 	}
-	if resp.StatusCode != http.StatusOK {
+	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusSwitchingProtocols {
 		defer func() { _ = resp.Body.Close() }() // read to its end or given up
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
-		return nil, fmt.Errorf("local cloud: %s: %s", resp.Status, text)
+		return nil, fmt.Errorf("local cloud: %s: %s", resp.Status, bytes.TrimSpace(text))
 	}
 	return resp, nil
 }

@@ -3,6 +3,7 @@ package cloud
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"sync"
@@ -40,6 +41,11 @@ type vm interface {
 	Disks(ctx context.Context) ([]string, error)
 	Snapshot(ctx context.Context, name string, volumeIDs []string) (instant, error)
 	ConsoleLog() string
+	// Console connects to the serial port, in both directions. It is for one
+	// user at a time.
+	Console(ctx context.Context) (io.ReadWriteCloser, error)
+	// Grow tells the guest of a disk's new size, in bytes, once its file has it.
+	Grow(ctx context.Context, volumeID string, size int64) error
 	NetSocket() string
 	Accel() machine.Accel
 }
@@ -165,7 +171,15 @@ func (*shadow) Disks(context.Context) ([]string, error)             { return nil
 func (s *shadow) Snapshot(context.Context, string, []string) (instant, error) {
 	return shadowInstant{s.volumes}, nil
 }
-func (*shadow) ConsoleLog() string   { return "" }
+func (*shadow) ConsoleLog() string { return "" }
+func (*shadow) Console(context.Context) (io.ReadWriteCloser, error) {
+	return nil, errors.New("there are no machines here, so nothing is at the other end")
+}
+
+// Grow makes the file longer itself, as QEMU would.
+func (s *shadow) Grow(_ context.Context, volumeID string, size int64) error {
+	return os.Truncate(filepath.Join(s.volumes, volumeID+".raw"), size)
+}
 func (*shadow) NetSocket() string    { return "" }
 func (*shadow) Accel() machine.Accel { return "none" }
 

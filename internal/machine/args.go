@@ -38,7 +38,10 @@ func arguments(s Spec, accel Accel, firmware string) []string {
 		"-action", "shutdown=pause",
 		"-smp", strconv.Itoa(s.CPUs), "-m", strconv.Itoa(s.MemoryMiB),
 		"-smbios", smbios(s),
-		"-chardev", "file,id=serial,append=on,path=" + escape(filepath.Join(s.Dir, fileConsole)),
+		// The log has all that the guest writes, whether anybody is connected to
+		// the socket or not.
+		"-chardev", "socket,id=serial,server=on,wait=off,path=" + escape(filepath.Join(s.Dir, fileSerial)) +
+			",logappend=on,logfile=" + escape(filepath.Join(s.Dir, fileConsole)),
 		"-serial", "chardev:serial",
 		"-object", "rng-builtin,id=rng",
 		"-device", "virtio-rng-pci,rng=rng",

@@ -17,6 +17,9 @@ const (
 	fileNet = "net.sock"
 	// fileNBD is the socket QEMU serves the instants of snapshots on.
 	fileNBD = "nbd.sock"
+	// fileSerial is the socket QEMU listens on for the serial port: what is
+	// written there the guest reads.
+	fileSerial = "tty.sock"
 	// fileConsole is what the guest wrote to its serial port; appended to.
 	fileConsole = "serial.log"
 	// fileLog is QEMU's own stdout and stderr of the latest start.
@@ -38,7 +41,7 @@ func fleeceFile(dir, volumeID string) string {
 
 // checkSocketPaths fails when a socket of the folder couldn't be bound.
 func checkSocketPaths(dir string) error {
-	for _, name := range []string{fileQMP, fileNet, fileNBD} {
+	for _, name := range []string{fileQMP, fileNet, fileNBD, fileSerial} {
 		if path := filepath.Join(dir, name); len(path) > maxSocketPath {
 			return fmt.Errorf("socket path %s is %d bytes long, the limit is %d: use a shorter data folder", path, len(path), maxSocketPath)
 		}

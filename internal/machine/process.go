@@ -155,7 +155,7 @@ func sweep(dir string) error {
 	}
 	var errs []error
 	for _, pattern := range []string{
-		fileQMP, fileNet, fileNBD, fleecePrefix + "*" + fleeceSuffix,
+		fileQMP, fileNet, fileNBD, fileSerial, fleecePrefix + "*" + fleeceSuffix,
 		temporary(fileRecord), temporary(fileUEFIVars),
 	} {
 		names, err := fs.Glob(os.DirFS(dir), pattern)

@@ -18,6 +18,9 @@ var (
 	ErrNotAttached = errors.New("volume is not attached")
 	// ErrNoSlot is returned by Attach when the machine has MaxDisks disks.
 	ErrNoSlot = errors.New("no free slot for another disk")
+	// ErrNoConsole is returned by Console for a machine that was started before
+	// its serial port could be written to.
+	ErrNoConsole = errors.New("the machine's serial port takes no input; start the machine anew")
 	// ErrKVMUnusable is returned by Probe.
 	ErrKVMUnusable = errors.New("KVM is not usable")
 	// ErrNoFirmware is returned by Start when UEFI is asked for and OVMF isn't
