@@ -124,7 +124,7 @@ func addCommands(a *App, root *cobra.Command) {
 			root.AddCommand(cmd)
 		}
 	}
-	add(groupServers, newCreate(a), newLs(a), newShow(a), newSSH(a), newExec(a), newStart(a),
+	add(groupServers, newCreate(a), newLs(a), newShow(a), newSSH(a), newExec(a), newCp(a), newStart(a),
 		newStop(a), newReboot(a), newTerminate(a), newRescue(a))
 	add(groupDisks, newVolume(a), newSnapshot(a), newSnapshots(a), newImage(a))
 	add(groupClouds, newContext(a), newCloud(a), newEC2(a), newDoctor(a))
