@@ -1,0 +1,71 @@
+package dryrun
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
+	"github.com/aws/smithy-go"
+	"github.com/aws/smithy-go/middleware"
+)
+
+// layer is a Cloud as a step of a client's middleware.
+type layer struct{ cloud *Cloud }
+
+// ID implements middleware.InitializeMiddleware.
+func (layer) ID() string { return "stead dry run" }
+
+// HandleInitialize implements middleware.InitializeMiddleware.
+func (l layer) HandleInitialize(ctx context.Context, in middleware.InitializeInput, next middleware.InitializeHandler) (out middleware.InitializeOutput, metadata middleware.Metadata, err error) {
+	service, operation := awsmiddleware.GetServiceID(ctx), middleware.GetOperationName(ctx)
+	if !Reads(operation) {
+		out.Result, err = l.cloud.change(ctx, service, operation, in.Parameters)
+		return out, metadata, err
+	}
+	ask := func(ctx context.Context, q any) (any, error) {
+		res, md, err := next.HandleInitialize(ctx, middleware.InitializeInput{Parameters: q})
+		metadata = md
+		return res.Result, err
+	}
+	out.Result, err = l.cloud.read(ctx, in.Parameters, ask)
+	return out, metadata, err
+}
+
+// asker passes a read on to the endpoint.
+type asker func(ctx context.Context, in any) (any, error)
+
+// Reads tells whether an operation only reads. AWS names its operations so;
+// what has another name changes something.
+func Reads(operation string) bool {
+	for _, prefix := range []string{"Describe", "Get", "List", "Search", "Lookup", "Head"} {
+		if strings.HasPrefix(operation, prefix) {
+			return true
+		}
+	}
+	return operation == "ListChangedBlocks"
+}
+
+// change foresees a call that changes something. The plan has it only if it
+// would succeed.
+func (c *Cloud) change(ctx context.Context, service, operation string, in any) (any, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out, err := c.apply(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	if out == nil {
+		return nil, &smithy.GenericAPIError{
+			Code:    "UnsupportedOperation.DryRun",
+			Message: fmt.Sprintf("a dry run can't foresee what %s of %s does", operation, service),
+		}
+	}
+	c.plan.Add(Step{Service: service, Operation: operation, Input: clone(in)})
+	return out, nil
+}
+
+// refuse is an error as the endpoint would answer it.
+func refuse(code, format string, args ...any) error {
+	return &smithy.GenericAPIError{Code: code, Message: fmt.Sprintf(format, args...), Fault: smithy.FaultClient}
+}

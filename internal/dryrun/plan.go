@@ -1,0 +1,80 @@
+package dryrun
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/aws/smithy-go/middleware"
+)
+
+// Step is one call that would change something.
+type Step struct {
+	Service   string // the SDK's service ID: EC2, DLM; or who else would act
+	Operation string // RunInstances
+	Input     any    // the operation's input: a pointer to the SDK's struct for calls
+}
+
+// Plan is the changes of one run, in their order. It may be used from several
+// goroutines.
+type Plan struct {
+	mu     sync.Mutex
+	steps  []Step
+	made   map[string]int // prefix → how many IDs were given
+	clouds []*Cloud
+}
+
+// NewPlan returns an empty plan.
+func NewPlan() *Plan { return &Plan{made: map[string]int{}} }
+
+// Add records a step that goes another way than through a client.
+func (p *Plan) Add(s Step) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.steps = append(p.steps, s)
+}
+
+// Steps returns what was planned so far.
+func (p *Plan) Steps() []Step {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]Step{}, p.steps...)
+}
+
+// Over returns a view of one region of one endpoint, for the clients that talk
+// to it. real is a client that goes straight to the endpoint; only its reads
+// are used.
+func (p *Plan) Over(real Reader, region string) *Cloud {
+	c := newCloud(p, real, region)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.clouds = append(p.clouds, c)
+	return c
+}
+
+func (p *Plan) others() []*Cloud {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]*Cloud{}, p.clouds...)
+}
+
+// placeholder marks the IDs of what would be made: hexadecimal like EC2's own,
+// and of a kind that EC2 doesn't give.
+const placeholder = "-dddddddddddddd"
+
+// id gives the next placeholder ID: vol-dddddddddddddd001.
+func (p *Plan) id(prefix string) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.made[prefix]++
+	return fmt.Sprintf("%s%s%03x", prefix, placeholder, p.made[prefix])
+}
+
+// Placeholder tells whether an ID stands for something that isn't made yet.
+func Placeholder(id string) bool { return strings.Contains(id, placeholder) }
+
+// Attach puts the view into a client's middleware: it is one of its
+// APIOptions, and must be the last.
+func (c *Cloud) Attach(stack *middleware.Stack) error {
+	return stack.Initialize.Add(layer{c}, middleware.After)
+}
