@@ -4,7 +4,6 @@ package cli
 // comes.
 import (
 	_ "github.com/aws/aws-sdk-go-v2/service/dlm"
-	_ "github.com/aws/aws-sdk-go-v2/service/pricing"
 	_ "github.com/spf13/cobra/doc"
 	_ "sigs.k8s.io/yaml"
 )
