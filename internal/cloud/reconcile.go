@@ -79,6 +79,9 @@ func (c *Cloud) reconcileVolume(ctx context.Context, j job) error {
 	if vol.State == state.VolumeDeleting {
 		return c.removeVolume(ctx, vol)
 	}
+	if vol.Ready && vol.Modification.Pending() {
+		return c.modifyDisk(ctx, vol)
+	}
 	if vol.Ready || vol.State == state.VolumeError {
 		return nil
 	}
@@ -213,6 +216,8 @@ func (c *Cloud) settle(s *state.Snapshot, info snapshot.Info, failed error) {
 		return
 	}
 	s.State, s.Progress, s.Completed, s.DataBytes, s.Message = state.SnapshotCompleted, 100, c.now().UTC(), info.DataBytes, ""
+	// The volume may have grown between the look at it and the instant.
+	s.VolumeSize = max(s.VolumeSize, int32((info.VolumeSize+gib-1)/gib))
 }
 
 func (c *Cloud) copySnapshot(ctx context.Context, snap *state.Snapshot, held *heldInstant) (snapshot.Info, error) {

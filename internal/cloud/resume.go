@@ -79,7 +79,7 @@ func (left *leftovers) jobs() []job {
 		jobs = append(jobs, jobOf(i))
 	}
 	for _, v := range left.volumes {
-		if !v.Ready || v.State == state.VolumeDeleting {
+		if !v.Ready || v.State == state.VolumeDeleting || v.Modification.Pending() {
 			jobs = append(jobs, jobOf(v))
 		}
 	}

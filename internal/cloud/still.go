@@ -26,6 +26,7 @@ type diskUses struct {
 type diskUse struct {
 	readers int
 	machine string // instance ID
+	growing bool
 	waiting []func()
 }
 
@@ -43,7 +44,7 @@ func (u *diskUses) read(vols []string) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for _, v := range vols {
-		if use := u.uses[v]; use != nil && use.machine != "" {
+		if use := u.uses[v]; use != nil && (use.machine != "" || use.growing) {
 			return false
 		}
 	}
@@ -70,13 +71,39 @@ func (u *diskUses) doneReading(vols []string) {
 	}
 }
 
-// run claims volumes for a machine; false if any is being read, and then wake
-// is called when that is over.
+// grow claims a volume that nobody uses, to make it longer; false if somebody
+// does.
+func (u *diskUses) grow(vol string) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	use := u.get(vol)
+	if use.readers > 0 || use.machine != "" || use.growing {
+		return false
+	}
+	use.growing = true
+	return true
+}
+
+// grown gives back what grow claimed.
+func (u *diskUses) grown(vol string) {
+	u.mu.Lock()
+	use := u.get(vol)
+	wake := use.waiting
+	use.growing, use.waiting = false, nil
+	u.drop(vol)
+	u.mu.Unlock()
+	for _, f := range wake {
+		f()
+	}
+}
+
+// run claims volumes for a machine; false if any is being read or grown, and
+// then wake is called when that is over.
 func (u *diskUses) run(instance string, vols []string, wake func()) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for _, v := range vols {
-		if use := u.uses[v]; use != nil && use.readers > 0 {
+		if use := u.uses[v]; use != nil && (use.readers > 0 || use.growing) {
 			use.waiting = append(use.waiting, wake)
 			return false
 		}
@@ -110,7 +137,7 @@ func (u *diskUses) unplugged(vol string) {
 }
 
 func (u *diskUses) drop(vol string) {
-	if use := u.uses[vol]; use.readers == 0 && use.machine == "" && len(use.waiting) == 0 {
+	if use := u.uses[vol]; use.readers == 0 && use.machine == "" && !use.growing && len(use.waiting) == 0 {
 		delete(u.uses, vol)
 	}
 }
@@ -201,7 +228,7 @@ func (c *Cloud) holdStill(ctx context.Context, vols []*state.Volume, snaps []*st
 	}
 	h := c.running.get(inst)
 	if h == nil {
-		return nil, fail("IncorrectState", "The machine that uses %s is starting or stopping; try again.", ids[0])
+		return nil, fail("IncorrectState", "The machine that uses %s is starting or stopping, or the volume is being grown; try again.", ids[0])
 	}
 	if !h.claim(ids) {
 		return nil, fail("SnapshotCreationPerVolumeRateExceeded", "A snapshot of %s is being taken; only one at a time can be.", ids[0])

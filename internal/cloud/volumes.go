@@ -23,6 +23,10 @@ func (c *Cloud) registerVolumes() {
 	c.ec2Actions["AttachVolume"] = handle(c.AttachVolume)
 	c.ec2Actions["DetachVolume"] = handle(c.DetachVolume)
 	c.ec2Actions["DeleteVolume"] = handle(c.DeleteVolume)
+	c.ec2Actions["ModifyVolume"] = handle(c.ModifyVolume)
+	c.ec2Actions["DescribeVolumesModifications"] = handle(c.DescribeVolumesModifications)
+	c.ec2Actions["DescribeVolumeAttribute"] = handle(c.DescribeVolumeAttribute)
+	c.ec2Actions["ModifyVolumeAttribute"] = handle(c.ModifyVolumeAttribute)
 }
 
 // volumeType is what a type of volume can be asked for.

@@ -136,6 +136,12 @@ type Volume struct {
 	SnapshotID string      `json:"snapshot,omitempty"`
 	Encrypted  bool        `json:"encrypted,omitempty"`
 	Attachment *Attachment `json:"attachment,omitempty"`
+	// Modification is the latest change of its size or kind; Modified is when
+	// those of the last day began, the latest last.
+	Modification *Modification `json:"modification,omitempty"`
+	Modified     []time.Time   `json:"modified,omitempty"`
+	// AutoIO: input and output are to go on by themselves after damage.
+	AutoIO bool `json:"autoIO,omitempty"`
 	// ReservedFor is the instance that it becomes the root of, while the task
 	// that makes it so is under way. Nothing else may take it meanwhile.
 	ReservedFor string `json:"reservedFor,omitempty"`
