@@ -22,6 +22,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/steadcloud/stead/internal/dryrun"
 	"github.com/steadcloud/stead/internal/ec2tools"
 )
 
@@ -39,6 +40,11 @@ type App struct {
 	// parsed tells that the command line made sense, and that an error is one
 	// of what it does rather than of how it was written.
 	parsed bool
+	// What --dry-run and --explain need while a command runs.
+	plan   *dryrun.Plan
+	views  map[string]*planView
+	shown  *progress
+	region string // of the first client
 }
 
 // globalFlags are the flags that every command has.
@@ -49,6 +55,8 @@ type globalFlags struct {
 	quiet   bool
 	debug   bool
 	timeout time.Duration
+	dryRun  bool
+	explain explain
 }
 
 // Main runs the command line with args, the program's name first, on the
@@ -145,6 +153,10 @@ func (a *App) addGlobalFlags(root *cobra.Command) {
 	f.BoolVarP(&a.flags.quiet, "quiet", "q", false, "no progress on stderr")
 	f.BoolVar(&a.flags.debug, "debug", false, "say on stderr what is being done")
 	f.DurationVar(&a.flags.timeout, "timeout", 0, "give up after `TIME`, like 90s or 10m; the same command goes on from there")
+	f.BoolVar(&a.flags.dryRun, "dry-run", false, "print what would be changed, and change nothing")
+	f.Var(&a.flags.explain, "explain", "show on stderr each change as the aws command that makes it; --explain=all: reads too")
+	f.Lookup("explain").NoOptDefVal = string(explainChanges)
+	_ = root.RegisterFlagCompletionFunc("explain", cobra.FixedCompletions([]string{string(explainChanges), string(explainAll)}, cobra.ShellCompDirectiveNoFileComp))
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
 	_ = root.RegisterFlagCompletionFunc("context", a.completeContexts)
 	_ = root.MarkPersistentFlagDirname("data-dir")
@@ -180,6 +192,9 @@ func (a *App) command(cmd *cobra.Command, run func(ctx context.Context, args []s
 			var cancel context.CancelFunc
 			ctx, cancel = context.WithTimeout(ctx, a.flags.timeout)
 			defer cancel()
+		}
+		if a.flags.dryRun {
+			return a.dryRun(cmd, func() error { return run(ctx, args) })
 		}
 		return run(ctx, args)
 	}

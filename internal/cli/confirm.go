@@ -21,7 +21,7 @@ func addYesFlag(f *pflag.FlagSet, yes *bool) {
 // confirm asks whether to go on and takes anything but "y" or "yes" as No.
 // Where nobody can answer it refuses and names the flag that answers.
 func (a *App) confirm(yes bool, what, question string) error {
-	if yes {
+	if yes || a.flags.dryRun {
 		return nil
 	}
 	if !isTerminal(a.Stdin) {

@@ -153,6 +153,9 @@ func (a *App) createKey(path string) (sshclient.Key, error) {
 		if err != nil {
 			return sshclient.Key{}, err
 		}
+		if a.plan != nil {
+			return sshclient.PlanKey(dir)
+		}
 		return sshclient.OwnKey(dir)
 	}
 	key, err := sshclient.ReadKey(path)
@@ -198,6 +201,9 @@ func (s *session) ensureTiny(ctx context.Context, image string) error {
 
 // build has the local cloud build an image and returns its ID.
 func (s *session) build(ctx context.Context, name string) (string, error) {
+	if s.plan != nil {
+		return s.planImage(name), nil
+	}
 	var id string
 	err := s.progress.run("build image "+name, func() (err error) {
 		id, err = s.local.control.BuildImage(ctx, name, s.progress.build(name))
@@ -213,7 +219,7 @@ func (s *session) build(ctx context.Context, name string) (string, error) {
 // keys went with its disks.
 func (a *App) forgetHostKeys(c contexts.Context, made *server.Server) error {
 	dir, err := a.configDir()
-	if err != nil {
+	if err != nil || a.plan != nil {
 		return err
 	}
 	hosts, alias := sshclient.OpenKnownHosts(dir), hostAlias(c, made.Name)

@@ -32,7 +32,11 @@ func newEC2Tool(a *App, name string) *cobra.Command {
 		Short:              "As ec2" + name + " does (ec2 " + name + " --help lists the options)",
 		DisableFlagParsing: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.runEC2Tool(cmd.Context(), name, args)
+			run := func() error { return a.runEC2Tool(cmd.Context(), name, args) }
+			if a.flags.dryRun {
+				return a.dryRun(cmd, run)
+			}
+			return run()
 		},
 	}
 }
@@ -56,9 +60,9 @@ func (a *App) connectEC2Tool(ctx context.Context, asked ec2tools.Endpoint) (ec2t
 	if c.Kind == contexts.KindLocal {
 		p := a.newProgress()
 		defer p.close()
-		if e.local, err = a.openLocal(ctx, p, true); err != nil {
+		if e.local, err = a.openLocal(ctx, p, a.plan == nil); err != nil {
 			return nil, err
 		}
 	}
-	return e.ec2Client(ctx)
+	return a.ec2Client(ctx, e)
 }

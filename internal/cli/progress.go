@@ -38,10 +38,20 @@ var frames = [...]string{"|", "/", "-", `\`}
 
 func (a *App) newProgress() *progress {
 	live := isTerminal(a.Stderr) && a.Getenv("TERM") != "dumb" && !a.flags.debug
-	return &progress{
-		w: a.Stderr, now: a.Now, live: live && !a.flags.quiet,
-		quiet: a.flags.quiet || a.flags.output == formatJSON && !live,
+	// A dry run does none of the steps, so it tells of none.
+	quiet := a.flags.quiet || a.plan != nil
+	a.shown = &progress{
+		w: a.Stderr, now: a.Now, live: live && !quiet,
+		quiet: quiet || a.flags.output != formatTable && a.flags.output != "" && !live,
 	}
+	return a.shown
+}
+
+// explain prints a line of its own above the live one.
+func (p *progress) explain(line string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.line(line)
 }
 
 // event shows e; it is a server.Config's Notify.

@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 
 	"github.com/steadcloud/stead/internal/cli/contexts"
+	"github.com/steadcloud/stead/internal/dryrun"
 	"github.com/steadcloud/stead/internal/server"
 )
 
@@ -23,7 +24,9 @@ type session struct {
 	context  contexts.Context
 	servers  *server.Manager
 	progress *progress
-	local    *localCloud // nil unless the context is the local one
+	local    *localCloud   // nil unless the context is the local one
+	plan     *dryrun.Plan  // nil unless this is a dry run
+	foreseen *dryrun.Cloud // likewise
 }
 
 func (s *session) close() { s.progress.close() }
@@ -39,17 +42,17 @@ func (a *App) open(ctx context.Context) (*session, error) {
 }
 
 func (a *App) openContext(ctx context.Context, c contexts.Context, start bool) (*session, error) {
-	s := &session{context: c, progress: a.newProgress()}
+	s := &session{context: c, progress: a.newProgress(), plan: a.plan}
 	e := endpoint{context: c}
 	if c.Kind == contexts.KindLocal {
 		var err error
-		if s.local, err = a.openLocal(ctx, s.progress, start); err != nil {
+		if s.local, err = a.openLocal(ctx, s.progress, start && s.plan == nil); err != nil {
 			s.close()
 			return nil, err
 		}
 		e.local = s.local
 	}
-	cfg, err := e.config(ctx)
+	cfg, err := a.config(ctx, e)
 	if err != nil {
 		s.close()
 		return nil, err
@@ -67,6 +70,10 @@ func (a *App) openContext(ctx context.Context, c contexts.Context, start bool) (
 	}
 	if !s.withoutMachines() {
 		conf.Guest = &guest{app: a, session: s}
+	}
+	if s.plan != nil {
+		s.foreseen = a.foreseen(cfg)
+		conf.Guest, conf.Dial = dryGuest{s.plan}, (&dryDial{plan: s.plan}).dial
 	}
 	s.servers = server.New(conf)
 	return s, nil
@@ -92,7 +99,9 @@ type endpoint struct {
 // config makes the SDK's configuration. Its BaseEndpoint is to be set on each
 // client too: the SDK would let AWS_ENDPOINT_URL_EC2 and its like go before
 // it, and those variables must not send one context's requests to another.
-func (e endpoint) config(ctx context.Context) (aws.Config, error) {
+//
+// All clients are made of it, so that --explain and --dry-run hold for each.
+func (a *App) config(ctx context.Context, e endpoint) (aws.Config, error) {
 	var cfg aws.Config
 	var err error
 	if e.local != nil {
@@ -117,7 +126,7 @@ func (e endpoint) config(ctx context.Context) (aws.Config, error) {
 		}
 	}
 	cfg.HTTPClient = steadyHTTP{awshttp.NewBuildableClient()}
-	return cfg, nil
+	return a.decorate(cfg), nil
 }
 
 // steadyHTTP keeps answers that come faster than the request's body is let go
@@ -187,8 +196,8 @@ func staticKeys(id, secret, token string) aws.CredentialsProvider {
 }
 
 // ec2Client makes a client for the requests that go past the Manager.
-func (e endpoint) ec2Client(ctx context.Context) (*ec2.Client, error) {
-	cfg, err := e.config(ctx)
+func (a *App) ec2Client(ctx context.Context, e endpoint) (*ec2.Client, error) {
+	cfg, err := a.config(ctx, e)
 	if err != nil {
 		return nil, fmt.Errorf("make EC2 client: %w", err)
 	}

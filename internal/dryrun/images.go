@@ -29,11 +29,16 @@ func (c *Cloud) newImage(ctx context.Context, i *types.Image) error {
 			return refuse("InvalidAMIName.Duplicate", "AMI name %s is already in use by AMI %s", name, id)
 		}
 	}
+	c.shelve(i)
+	return nil
+}
+
+// shelve makes an image one that can be launched.
+func (c *Cloud) shelve(i *types.Image) {
 	i.ImageId = aws.String(c.plan.id("ami"))
 	i.State, i.ImageType, i.RootDeviceType = types.ImageStateAvailable, types.ImageTypeValuesMachine, types.DeviceTypeEbs
 	i.CreationDate = aws.String(time.Now().UTC().Format("2006-01-02T15:04:05.000Z"))
 	c.images.put(*i.ImageId, i)
-	return nil
 }
 
 func (c *Cloud) registerImage(ctx context.Context, in *ec2.RegisterImageInput) (any, error) {

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	"github.com/aws/smithy-go/middleware"
 )
 
@@ -77,4 +78,13 @@ func Placeholder(id string) bool { return strings.Contains(id, placeholder) }
 // APIOptions, and must be the last.
 func (c *Cloud) Attach(stack *middleware.Stack) error {
 	return stack.Initialize.Add(layer{c}, middleware.After)
+}
+
+// Foresee puts an image into the view that another step of the plan will have
+// made, and returns its ID.
+func (c *Cloud) Foresee(i types.Image) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.shelve(&i)
+	return *i.ImageId
 }

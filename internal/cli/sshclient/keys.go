@@ -60,6 +60,21 @@ func OwnKey(dir string) (Key, error) {
 	return readOwnKey(path)
 }
 
+// PlanKey is OwnKey for who changes nothing: where there is no key yet it
+// returns one that is kept nowhere.
+func PlanKey(dir string) (Key, error) {
+	k, err := readOwnKey(filepath.Join(dir, keyFile))
+	if !errors.Is(err, fs.ErrNotExist) {
+		return k, err
+	}
+	public, _, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return Key{}, fmt.Errorf("make ssh key: %w", err)
+	}
+	sshPublic, err := ssh.NewPublicKey(public)
+	return Key{Public: sshPublic, Comment: "stead"}, err
+}
+
 // readOwnKey reads the private half alone: the public one follows from it,
 // and so a lost or stale .pub file does no harm.
 func readOwnKey(path string) (Key, error) {
