@@ -1,7 +1,7 @@
-// Package awsproto holds the two small wire protocols that the local cloud
-// speaks beside EC2's own: AWS query (STS) and AWS JSON 1.1 (SSM). Both work on
-// the SDK's Input and Output types, whose field names are the names on the wire
-// in these services.
+// Package awsproto holds the small wire protocols that the local cloud speaks
+// beside EC2's own: AWS query (STS), AWS JSON 1.1 (SSM) and REST-JSON (DLM).
+// All work on the SDK's Input and Output types, whose field names are the names
+// on the wire in these services.
 //
 // Requests in AWS query are forms like EC2's: ec2query.Decode reads them too.
 package awsproto

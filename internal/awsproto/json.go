@@ -45,7 +45,7 @@ func EncodeJSON(w io.Writer, out any) error {
 	if v.Kind() != reflect.Pointer || v.IsNil() || v.Elem().Kind() != reflect.Struct {
 		return fmt.Errorf("encode response: %T is not a pointer to an Output", out)
 	}
-	return writeJSON(w, jsonValue(v))
+	return writeJSON(w, jsonValue(v, epochSeconds))
 }
 
 // EncodeJSONError writes an AWS JSON error body.
@@ -62,21 +62,26 @@ func writeJSON(w io.Writer, v any) error {
 	return err
 }
 
-// jsonValue returns v in the types that encoding/json writes as AWS JSON.
-func jsonValue(v reflect.Value) any {
+func epochSeconds(t time.Time) any {
+	return json.Number(strconv.FormatFloat(float64(t.UnixMilli())/1000, 'f', 3, 64))
+}
+
+// jsonValue returns v in the types that encoding/json writes as AWS JSON, with
+// times as the protocol has them.
+func jsonValue(v reflect.Value, moment func(time.Time) any) any {
 	v = reflect.Indirect(v)
 	if !v.IsValid() {
 		return nil
 	}
 	if t, ok := v.Interface().(time.Time); ok {
-		return json.Number(strconv.FormatFloat(float64(t.UnixMilli())/1000, 'f', 3, 64))
+		return moment(t)
 	}
 	switch v.Kind() {
 	case reflect.Struct:
 		m := map[string]any{}
 		for i := range v.NumField() {
 			if f := v.Type().Field(i); onWire(f) && !saysNothing(v.Field(i)) {
-				m[f.Name] = jsonValue(v.Field(i))
+				m[f.Name] = jsonValue(v.Field(i), moment)
 			}
 		}
 		return m
@@ -86,13 +91,13 @@ func jsonValue(v reflect.Value) any {
 		}
 		list := make([]any, v.Len())
 		for i := range list {
-			list[i] = jsonValue(v.Index(i))
+			list[i] = jsonValue(v.Index(i), moment)
 		}
 		return list
 	case reflect.Map:
 		m := map[string]any{}
 		for it := v.MapRange(); it.Next(); {
-			m[it.Key().String()] = jsonValue(it.Value())
+			m[it.Key().String()] = jsonValue(it.Value(), moment)
 		}
 		return m
 	default:

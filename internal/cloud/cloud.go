@@ -45,6 +45,7 @@ type Cloud struct {
 	ec2Actions map[string]action
 	stsActions map[string]action
 	ssmActions map[string]action
+	dlmActions map[string]action
 }
 
 // Options are what a Cloud is opened with.

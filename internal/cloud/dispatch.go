@@ -156,8 +156,10 @@ func (c *Cloud) service(name string) (protocol, map[string]action, error) {
 		return stsProtocol{}, c.stsActions, nil
 	case "ssm":
 		return ssmProtocol{}, c.ssmActions, nil
+	case "dlm":
+		return dlmProtocol{}, c.dlmActions, nil
 	}
-	return nil, nil, fail("UnknownService", "The service '%s' is not served here; ec2, sts and ssm are.", name)
+	return nil, nil, fail("UnknownService", "The service '%s' is not served here; ec2, sts, ssm and dlm are.", name)
 }
 
 // guessProtocol picks the shape of an error for a request that was refused
@@ -169,6 +171,9 @@ func guessProtocol(r *http.Request, err error) protocol {
 	var sig *sigv4.Error
 	if errors.As(err, &sig) && sig.Service == "sts" {
 		return stsProtocol{}
+	}
+	if errors.As(err, &sig) && sig.Service == "dlm" {
+		return dlmProtocol{}
 	}
 	return ec2Protocol{}
 }

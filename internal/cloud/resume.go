@@ -18,6 +18,7 @@ type leftovers struct {
 	volumes   []*state.Volume
 	snapshots []*state.Snapshot
 	images    []*state.Image
+	policies  []*state.LifecyclePolicy
 }
 
 // resume brings back what an earlier daemon left: machines that run are
@@ -67,7 +68,10 @@ func (c *Cloud) leftovers() (*leftovers, error) {
 		if left.snapshots, err = state.All[state.Snapshot](tx); err != nil {
 			return err
 		}
-		left.images, err = state.All[state.Image](tx)
+		if left.images, err = state.All[state.Image](tx); err != nil {
+			return err
+		}
+		left.policies, err = state.All[state.LifecyclePolicy](tx)
 		return err
 	})
 }
@@ -92,6 +96,9 @@ func (left *leftovers) jobs() []job {
 		if i.State == state.ImagePending {
 			jobs = append(jobs, jobOf(i))
 		}
+	}
+	for _, p := range left.policies {
+		jobs = append(jobs, jobOf(p))
 	}
 	return jobs
 }

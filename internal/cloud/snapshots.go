@@ -200,26 +200,34 @@ func (c *Cloud) DeleteSnapshot(ctx context.Context, in *ec2.DeleteSnapshotInput)
 	s := from(ctx).Scope
 	var snap *state.Snapshot
 	err := c.db.Update(func(tx *state.Tx) (err error) {
-		if snap, err = findSnapshot(tx, s, *in.SnapshotId); err != nil {
-			return err
-		}
-		images, err := state.List[state.Image](tx, s)
-		if err != nil {
-			return err
-		}
-		for _, img := range images {
-			if usesSnapshot(img, snap.ID) {
-				return fail("InvalidSnapshot.InUse", "The snapshot %s is currently in use by %s. Deregister the image first.", snap.ID, img.ID)
-			}
-		}
-		snap.Deleted = true
-		return state.Put(tx, snap)
+		snap, err = dropSnapshot(tx, s, *in.SnapshotId)
+		return err
 	})
 	if err != nil {
 		return nil, err
 	}
 	c.work.kick(jobOf(snap))
 	return &ec2.DeleteSnapshotOutput{}, nil
+}
+
+// dropSnapshot marks a snapshot as deleted, unless an image would be made of
+// it. Its worker is to be kicked.
+func dropSnapshot(tx *state.Tx, s state.Scope, id string) (*state.Snapshot, error) {
+	snap, err := findSnapshot(tx, s, id)
+	if err != nil {
+		return nil, err
+	}
+	images, err := state.List[state.Image](tx, s)
+	if err != nil {
+		return nil, err
+	}
+	for _, img := range images {
+		if usesSnapshot(img, snap.ID) {
+			return nil, fail("InvalidSnapshot.InUse", "The snapshot %s is currently in use by %s. Deregister the image first.", snap.ID, img.ID)
+		}
+	}
+	snap.Deleted = true
+	return snap, state.Put(tx, snap)
 }
 
 func usesSnapshot(img *state.Image, id string) bool {

@@ -30,7 +30,7 @@ func (c *Cloud) CreateSnapshots(ctx context.Context, in *ec2.CreateSnapshotsInpu
 	snaps, err := c.takeSnapshots(ctx, vols, func(v *state.Volume, snap *state.Snapshot) {
 		snap.Description, snap.Tags = aws.ToString(in.Description), cloneTags(tags)
 		if in.CopyTagsFromSource == types.CopyTagsFromSourceVolume {
-			all := cloneTags(v.Tags)
+			all := ownTags(v.Tags)
 			maps.Copy(all, tags)
 			snap.Tags = all
 		}

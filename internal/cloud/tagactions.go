@@ -2,6 +2,7 @@ package cloud
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 
@@ -198,11 +199,14 @@ func (c *Cloud) CreateTags(ctx context.Context, in *ec2.CreateTagsInput) (*ec2.C
 func (c *Cloud) DeleteTags(ctx context.Context, in *ec2.DeleteTagsInput) (*ec2.DeleteTagsOutput, error) {
 	err := c.retag(ctx, in.Resources, func(tags map[string]string) error {
 		if len(in.Tags) == 0 {
-			clear(tags)
+			maps.DeleteFunc(tags, func(k, _ string) bool { return !reserved(k) })
 		}
 		for _, t := range in.Tags {
 			if t.Key == nil {
 				return missing("Tag.Key")
+			}
+			if reserved(*t.Key) {
+				return invalid(*t.Key, "Tag.Key", "Tag keys starting with 'aws:' are reserved for internal use.")
 			}
 			if v, ok := tags[*t.Key]; ok && (t.Value == nil || *t.Value == v) {
 				delete(tags, *t.Key)

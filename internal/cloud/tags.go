@@ -1,6 +1,7 @@
 package cloud
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"unicode"
@@ -37,7 +38,12 @@ func tagsFor(specs []types.TagSpecification, kind types.ResourceType, kinds ...t
 
 // setTags writes tags over those in m, all or, on an error, none.
 func setTags(m map[string]string, tags []types.Tag) error {
-	next, seen := len(m), map[string]bool{}
+	next, seen := 0, map[string]bool{}
+	for k := range m {
+		if !reserved(k) { // the cloud's own count as none
+			next++
+		}
+	}
 	for _, t := range tags {
 		k, v := aws.ToString(t.Key), aws.ToString(t.Value)
 		switch {
@@ -49,7 +55,7 @@ func setTags(m map[string]string, tags []types.Tag) error {
 			return invalid(k, "Tag.Key", "Tag keys have 1 to 128 characters.")
 		case utf8.RuneCountInString(v) > maxTagValue:
 			return invalid(v, "Tag.Value", "Tag values have at most 256 characters.")
-		case strings.HasPrefix(strings.ToLower(k), "aws:"):
+		case reserved(k):
 			return invalid(k, "Tag.Key", "Tag keys starting with 'aws:' are reserved for internal use.")
 		}
 		seen[k] = true
@@ -64,6 +70,16 @@ func setTags(m map[string]string, tags []types.Tag) error {
 		m[aws.ToString(t.Key)] = aws.ToString(t.Value)
 	}
 	return nil
+}
+
+// reserved tells the keys that the cloud alone may write.
+func reserved(key string) bool { return strings.HasPrefix(strings.ToLower(key), "aws:") }
+
+// ownTags copies the tags that a user gave.
+func ownTags(tags map[string]string) map[string]string {
+	own := cloneTags(tags)
+	maps.DeleteFunc(own, func(k, _ string) bool { return reserved(k) })
+	return own
 }
 
 // tagList gives tags as the API does, ordered by key.

@@ -182,6 +182,8 @@ type Snapshot struct {
 	Live bool `json:"live,omitempty"`
 	// Deleted: no longer in the API; the data goes when nothing needs it.
 	Deleted bool `json:"deleted,omitempty"`
+	// Run is the run of a lifecycle policy that took it.
+	Run *PolicyRun `json:"run,omitempty"`
 }
 
 // Kind implements Record.

@@ -1,0 +1,122 @@
+package cloud
+
+import (
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/steadcloud/stead/internal/state"
+)
+
+// keptUntil is how long a schedule that goes by age keeps what was taken at t.
+func keptUntil(s *state.PolicySchedule, t time.Time) time.Time {
+	n := int(s.KeepFor)
+	switch s.KeepUnit {
+	case "WEEKS":
+		return t.AddDate(0, 0, 7*n)
+	case "MONTHS":
+		return t.AddDate(0, n, 0)
+	case "YEARS":
+		return t.AddDate(n, 0, 0)
+	default:
+		return t.AddDate(0, 0, n)
+	}
+}
+
+// pastRun is what one run took of one target.
+type pastRun struct {
+	due            time.Time
+	taken          time.Time
+	snaps          []*state.Snapshot
+	pending, whole bool
+}
+
+// tidy deletes what a schedule has taken and no longer keeps. It tells whether
+// snapshots are still being copied: until they are complete they stand for
+// nothing, and nothing goes on their account.
+func (c *Cloud) tidy(p *state.LifecyclePolicy, s *state.PolicySchedule, now time.Time) (pending bool, err error) {
+	var snaps []*state.Snapshot
+	if err := c.db.View(func(tx *state.Tx) (err error) {
+		snaps, err = state.List[state.Snapshot](tx, p.Scope())
+		return err
+	}); err != nil {
+		return false, err
+	}
+	for _, runs := range runsByTarget(snaps, p.ID, s.Name) {
+		for _, r := range runs {
+			pending = pending || r.pending
+		}
+		for _, r := range pastTime(s, runs, now) {
+			if err := c.dropRun(p, s, r); err != nil {
+				return pending, err
+			}
+		}
+	}
+	return pending, nil
+}
+
+// runsByTarget gathers a schedule's runs of each target, newest first.
+func runsByTarget(snaps []*state.Snapshot, policy, schedule string) map[string][]*pastRun {
+	targets := map[string][]*pastRun{}
+	for _, snap := range snaps {
+		r := snap.Run
+		if r == nil || r.Policy != policy || r.Schedule != schedule || snap.Deleted {
+			continue
+		}
+		i := slices.IndexFunc(targets[r.Target], func(o *pastRun) bool { return o.due.Equal(r.Due) })
+		if i < 0 {
+			i = len(targets[r.Target])
+			targets[r.Target] = append(targets[r.Target], &pastRun{due: r.Due, taken: snap.Created, whole: true})
+		}
+		run := targets[r.Target][i]
+		run.snaps = append(run.snaps, snap)
+		run.pending = run.pending || snap.State == state.SnapshotPending
+		run.whole = run.whole && snap.State == state.SnapshotCompleted
+	}
+	for _, runs := range targets {
+		slices.SortFunc(runs, func(a, b *pastRun) int { return b.due.Compare(a.due) })
+	}
+	return targets
+}
+
+// pastTime chooses the runs that a schedule no longer keeps. Those that failed
+// count for nothing. The newest whole one of a target is always kept, also when
+// the target is gone.
+func pastTime(s *state.PolicySchedule, runs []*pastRun, now time.Time) []*pastRun {
+	var past []*pastRun
+	whole := 0
+	for _, r := range runs {
+		old := whole >= int(s.KeepCount)
+		if s.KeepUnit != "" {
+			old = whole > 0 && !now.Before(keptUntil(s, r.taken))
+		}
+		if r.whole {
+			whole++
+		}
+		if old && !r.pending {
+			past = append(past, r)
+		}
+	}
+	return past
+}
+
+// dropRun deletes a run's snapshots, but for those that an image uses.
+func (c *Cloud) dropRun(p *state.LifecyclePolicy, s *state.PolicySchedule, r *pastRun) error {
+	for _, snap := range r.snaps {
+		err := c.db.Update(func(tx *state.Tx) error {
+			_, err := dropSnapshot(tx, snap.Scope(), snap.ID)
+			return err
+		})
+		var api *apiError
+		if errors.As(err, &api) && (api.Code == "InvalidSnapshot.InUse" || api.Code == snapshotIDs.notFound) {
+			c.log.Info("a scheduled snapshot past its time is kept", "policy", p.ID, "schedule", s.Name, "snapshot", snap.ID, "why", api.Message)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		c.log.Info("scheduled snapshot deleted", "policy", p.ID, "schedule", s.Name, "snapshot", snap.ID, "taken", r.taken)
+		c.work.kick(jobOf(snap))
+	}
+	return nil
+}
