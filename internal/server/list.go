@@ -98,6 +98,9 @@ func (m *Manager) view(w *world) *Server {
 	if w.standIn != nil {
 		s.State, s.InstanceID = StateRescuing, aws.ToString(w.standIn.InstanceId)
 	}
+	if repairing(w.root()) != "" {
+		s.State = StateRepairing
+	}
 	kept := keptBy(w.instance)
 	if root := w.root(); root != nil {
 		s.Root = diskOf(root, kept)
@@ -166,6 +169,9 @@ func (w *world) warnings(s *Server) []string {
 	add := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
 	if w.standIn != nil {
 		add("a rescue isn't finished: run `stead rescue %s` again", w.name)
+	}
+	if repairing(w.root()) != "" {
+		add("its root disk is out for repair: `stead repair %s` goes on, with --finish it is put back", w.name)
 	}
 	if w.instance != nil {
 		if verb, _, _ := strings.Cut(tagOf(w.instance.Tags, tagStep), " "); verb != "" {

@@ -19,6 +19,9 @@ func (m *Manager) machine(ctx context.Context, op, name string) (*world, error) 
 	if err != nil {
 		return nil, err
 	}
+	if err := w.underRepair(); err != nil {
+		return nil, wrap(op, "server "+name, err)
+	}
 	if w.instance != nil && w.standIn == nil {
 		return w, nil
 	}

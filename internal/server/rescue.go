@@ -28,6 +28,9 @@ func (m *Manager) rescue(ctx context.Context, name string, o RescueOptions) (*Re
 			return nil, err
 		}
 	}
+	if err := w.underRepair(); err != nil {
+		return nil, err
+	}
 	by, err := m.chooseRescue(w, o)
 	if err != nil {
 		return nil, err

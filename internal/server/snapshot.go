@@ -24,6 +24,9 @@ func (m *Manager) snapshot(ctx context.Context, name string, o SnapshotOptions) 
 	if err != nil {
 		return nil, err
 	}
+	if err := w.underRepair(); err != nil {
+		return nil, err
+	}
 	if w.standIn != nil {
 		return nil, &Error{Code: KindExists, Reason: "a rescue isn't finished", Remedy: "stead rescue " + name}
 	}

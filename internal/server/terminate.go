@@ -16,6 +16,9 @@ func (m *Manager) Terminate(ctx context.Context, name string) (*TerminateResult,
 	if err != nil {
 		return nil, err
 	}
+	if err := w.underRepair(); err != nil {
+		return nil, wrap("terminate", "server "+name, err)
+	}
 	if w.standIn != nil {
 		return nil, &Error{
 			Op: "terminate", Resource: "server " + name, Code: KindExists,

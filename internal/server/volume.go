@@ -78,7 +78,7 @@ func (m *Manager) pluggable(ctx context.Context, name string) (*world, error) {
 	case w.root() == nil:
 		return nil, &Error{Code: KindNotFound, Reason: "it has no root disk", Remedy: "stead show " + name}
 	}
-	return w, nil
+	return w, w.underRepair()
 }
 
 // begun finds the disk that an interrupted VolumeCreate of the same options
