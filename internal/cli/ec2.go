@@ -15,24 +15,34 @@ func newEC2(a *App) *cobra.Command {
 		Use:   "ec2",
 		Short: "The commands of the EC2 API tools",
 		Long: `The commands of the EC2 API tools, with their own options and output, on the
-cloud of the context. They also answer to their own names (ec2reg) when this
-program is called by them.`,
-		Example: "  stead ec2 reg -n base --root-device-name /dev/sda1 -b /dev/sda1=snap-0a1b2c3d:8:false -a x86_64",
+cloud of the context. They also answer to their own names, short and long
+(ec2reg, ec2-register), when this program is called by them: "stead ec2 link"
+makes the links.`,
+		Example: `  stead ec2 reg -n base --root-device-name /dev/sda1 -b /dev/sda1=snap-0a1b2c3d:8:false -a x86_64
+  stead ec2 din
+  stead ec2 link ~/bin && ec2din`,
 	}
 	group(cmd)
-	for _, name := range ec2tools.Names() {
-		cmd.AddCommand(newEC2Tool(a, name))
+	for _, tool := range ec2tools.Tools() {
+		cmd.AddCommand(newEC2Tool(a, tool))
 	}
+	cmd.AddCommand(newEC2Link(a))
 	return cmd
 }
 
-func newEC2Tool(a *App, name string) *cobra.Command {
+func newEC2Tool(a *App, tool ec2tools.Tool) *cobra.Command {
+	var aliases []string
+	for _, long := range tool.Long {
+		aliases = append(aliases, strings.TrimPrefix(strings.TrimPrefix(long, "ec2"), "-"))
+	}
 	return &cobra.Command{
-		Use:                name + " [OPTIONS]",
-		Short:              "As ec2" + name + " does (ec2 " + name + " --help lists the options)",
+		Use:                tool.Sub() + " [OPTIONS]",
+		Aliases:            aliases,
+		Short:              tool.Summary,
+		Long:               tool.Summary + ", as " + tool.Short + " does. \"stead ec2 " + tool.Sub() + " --help\" lists its options.",
 		DisableFlagParsing: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			run := func() error { return a.runEC2Tool(cmd.Context(), name, args) }
+			run := func() error { return a.runEC2Tool(cmd.Context(), tool.Short, args) }
 			if a.flags.dryRun {
 				return a.dryRun(cmd, run)
 			}
@@ -42,7 +52,7 @@ func newEC2Tool(a *App, name string) *cobra.Command {
 }
 
 func (a *App) runEC2Tool(ctx context.Context, name string, args []string) error {
-	return ec2tools.Run(ctx, a.connectEC2Tool, name, args, a.Stdout, a.Stderr)
+	return ec2tools.Run(ctx, a.connectEC2Tool, name, args, ec2tools.Streams{Stdin: a.Stdin, Stdout: a.Stdout, Stderr: a.Stderr})
 }
 
 // connectEC2Tool makes the client that a tool's options ask for; what they

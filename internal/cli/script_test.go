@@ -19,15 +19,21 @@ import (
 
 	"github.com/steadcloud/stead/internal/cli"
 	"github.com/steadcloud/stead/internal/cloud"
+	"github.com/steadcloud/stead/internal/ec2tools"
 )
 
 func TestMain(m *testing.M) {
 	stead := func() { os.Exit(cli.Main(os.Args...)) }
-	testscript.Main(m, map[string]func(){
-		"stead":  stead,
-		"ec2reg": stead,
-		"exe":    stead, // a daemon is started as /proc/self/exe
-	})
+	programs := map[string]func(){
+		"stead": stead,
+		"exe":   stead, // a daemon is started as /proc/self/exe
+	}
+	for _, tool := range ec2tools.Tools() {
+		for _, name := range tool.Names() {
+			programs[name] = stead
+		}
+	}
+	testscript.Main(m, programs)
 }
 
 // TestScript runs the command line in testdata/script, each script with its

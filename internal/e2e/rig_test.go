@@ -42,7 +42,10 @@ var built = sync.OnceValues(func() (string, error) {
 	if out, err := build.CombinedOutput(); err != nil {
 		return dir, fmt.Errorf("build stead: %w\n%s", err, out)
 	}
-	return dir, os.Symlink("stead", filepath.Join(dir, "ec2reg"))
+	if out, err := exec.Command(filepath.Join(dir, "stead"), "ec2", "link", dir).CombinedOutput(); err != nil {
+		return dir, fmt.Errorf("link the EC2 API tools: %w\n%s", err, out)
+	}
+	return dir, nil
 })
 
 // wanted tells whether a test has asked for the program.

@@ -45,6 +45,24 @@ func ParseMapping(s string) (types.BlockDeviceMapping, error) {
 	return m, nil
 }
 
+// parseMappings reads several mappings, no two of one device.
+func parseMappings(specs []string) ([]types.BlockDeviceMapping, error) {
+	var list []types.BlockDeviceMapping
+	seen := map[string]bool{}
+	for _, s := range specs {
+		m, err := ParseMapping(s)
+		if err != nil {
+			return nil, err
+		}
+		if seen[*m.DeviceName] {
+			return nil, usageError("device %s is mapped twice", *m.DeviceName)
+		}
+		seen[*m.DeviceName] = true
+		list = append(list, m)
+	}
+	return list, nil
+}
+
 // parseVolume reads [SNAPSHOT]:[SIZE]:[DELETE]:[TYPE[:IOPS]]:[encrypted].
 func parseVolume(spec string) (*types.EbsBlockDevice, error) {
 	parts := strings.Split(spec, ":")

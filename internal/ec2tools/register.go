@@ -4,18 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	"github.com/aws/smithy-go"
 	"github.com/spf13/pflag"
 )
 
-// registerOptions are ec2-register's own options.
-type registerOptions struct {
+// register is ec2reg: it registers an image and prints its ID.
+type register struct {
 	name, description    string
 	arch                 string
 	kernel, ramdisk      string
@@ -23,87 +23,47 @@ type registerOptions struct {
 	virtualization       string
 	sriov                string
 	mappings             []string
-	headers, emptyFields bool
-	help                 bool
-	endpoint             Endpoint
 }
 
-const registerUsage = `ec2reg ([MANIFEST] | -s SNAPSHOT | -b DEVICE=SNAPSHOT…) -n NAME [options]
+const mappingUsage = "a disk, repeatable: `DEVICE`=[SNAPSHOT]:[SIZE]:[DELETE]:[TYPE[:IOPS]]:[encrypted], " +
+	"DEVICE=ephemeral0 or DEVICE=none; DELETE=false keeps it when its instance is terminated"
 
-Register an image: the idea of a server.
-
-  -n, --name NAME                  the image's name
-  -d, --description TEXT           what it is
-  -a, --architecture ARCH          i386, x86_64 (default) or arm64
-  -b, --block-device-mapping MAP   a disk; repeatable (see below)
-  -s, --snapshot SNAPSHOT          the root disk's snapshot, short for -b ROOT=SNAPSHOT
-      --root-device-name DEVICE    where the root disk is (default /dev/sda1)
-      --kernel AKI, --ramdisk ARI  boot this kernel instead of the disk's own boot loader
-      --virtualization-type TYPE   hvm or paravirtual (default hvm; left to the endpoint with --kernel)
-      --sriov VALUE                enhanced networking: simple
-      --region REGION, -U, --url URL   where to
-  -O, -W, -t                       access key ID, secret access key, session token
-  -H, --headers                    head the columns
-      --show-empty-fields          show empty fields as (nil)
-
-A disk is DEVICE=[SNAPSHOT]:[SIZE]:[DELETE]:[TYPE[:IOPS]]:[encrypted],
-DEVICE=ephemeral0 or DEVICE=none. DELETE=false keeps it when its instance is
-terminated: /dev/sda1=snap-1234abcd:8:false
-`
-
-func (o *registerOptions) flags() *pflag.FlagSet {
-	fs := pflag.NewFlagSet("ec2reg", pflag.ContinueOnError)
-	fs.SetOutput(io.Discard)
-	fs.StringVarP(&o.name, "name", "n", "", "")
-	fs.StringVarP(&o.description, "description", "d", "", "")
-	fs.StringVarP(&o.arch, "architecture", "a", string(types.ArchitectureValuesX8664), "")
-	fs.StringVar(&o.kernel, "kernel", "", "")
-	fs.StringVar(&o.ramdisk, "ramdisk", "", "")
-	fs.StringVar(&o.rootDevice, "root-device-name", "/dev/sda1", "")
-	fs.StringVarP(&o.snapshot, "snapshot", "s", "", "")
-	fs.StringVar(&o.virtualization, "virtualization-type", "", "")
-	fs.StringVar(&o.sriov, "sriov", "", "")
+func (o *register) flags(fs *pflag.FlagSet) {
+	fs.StringVarP(&o.name, "name", "n", "", "the image's `NAME`")
+	fs.StringVarP(&o.description, "description", "d", "", "`TEXT` on what it is")
+	fs.StringVarP(&o.arch, "architecture", "a", string(types.ArchitectureValuesX8664), "i386, x86_64 or arm64")
 	// An array, not a slice: mappings are taken as they are, commas and all.
-	fs.StringArrayVarP(&o.mappings, "block-device-mapping", "b", nil, "")
-	fs.BoolVarP(&o.headers, "headers", "H", false, "")
-	fs.BoolVarP(&o.emptyFields, "show-empty-fields", "F", false, "")
-	fs.BoolVarP(&o.help, "help", "h", false, "")
-	fs.StringVar(&o.endpoint.Region, "region", "", "")
-	fs.StringVarP(&o.endpoint.URL, "url", "U", "", "")
-	fs.StringVarP(&o.endpoint.AccessKeyID, "aws-access-key", "O", "", "")
-	fs.StringVarP(&o.endpoint.SecretAccessKey, "aws-secret-key", "W", "", "")
-	fs.StringVarP(&o.endpoint.SessionToken, "security-token", "t", "", "")
-	return fs
+	fs.StringArrayVarP(&o.mappings, "block-device-mapping", "b", nil, mappingUsage)
+	fs.StringVarP(&o.snapshot, "snapshot", "s", "", "the root disk's `SNAPSHOT`, short for -b ROOT=SNAPSHOT")
+	fs.StringVar(&o.rootDevice, "root-device-name", "/dev/sda1", "the `DEVICE` of the root disk")
+	fs.StringVar(&o.kernel, "kernel", "", "boot the kernel `AKI` instead of the disk's own boot loader")
+	fs.StringVar(&o.ramdisk, "ramdisk", "", "with the ramdisk `ARI`")
+	fs.StringVar(&o.virtualization, "virtualization-type", "", "hvm or paravirtual (hvm; with --kernel left to the endpoint)")
+	fs.StringVar(&o.sriov, "sriov", "", "enhanced networking: simple")
 }
 
-// Register is ec2-register: it registers an image and prints its ID.
-func Register(ctx context.Context, connect Connect, args []string, stdout, stderr io.Writer) error {
-	var o registerOptions
-	fs := o.flags()
-	if err := fs.Parse(args); err != nil && !errors.Is(err, pflag.ErrHelp) {
-		return usageError("%v", err)
-	}
-	if o.help {
-		_, err := io.WriteString(stderr, registerUsage)
-		return err
-	}
-	in, err := o.input(fs.Args())
+func (o *register) do(ctx context.Context, c *call) error {
+	in, err := o.input(c.args)
 	if err != nil {
 		return err
 	}
-	client, err := connect(ctx, o.endpoint)
+	client, err := c.client(ctx)
 	if err != nil {
-		return fmt.Errorf("ec2reg: %w", err)
+		return err
 	}
 	out, err := client.RegisterImage(ctx, in)
 	if err != nil {
-		return fmt.Errorf("ec2reg: register image %q: %w", o.name, err)
+		if o.kernel != "" && refusesKernel(err) {
+			fmt.Fprintf(c.notes, "This endpoint doesn't boot kernel %s. An image whose disk has a boot loader of its own is registered so today:\n  %s\n", o.kernel, o.modernLine())
+		}
+		return fmt.Errorf("register image %q: %w", o.name, err)
 	}
-	return o.print(stdout, aws.ToString(out.ImageId))
+	c.out.row("IMAGE", "ImageID", out.ImageId)
+	return nil
 }
 
 // input turns the options into the request.
-func (o *registerOptions) input(args []string) (*ec2.RegisterImageInput, error) {
+func (o *register) input(args []string) (*ec2.RegisterImageInput, error) {
 	if len(args) > 1 {
 		return nil, usageError("one manifest at most, not %q", strings.Join(args, " "))
 	}
@@ -113,7 +73,11 @@ func (o *registerOptions) input(args []string) (*ec2.RegisterImageInput, error) 
 	if !slices.Contains([]string{"i386", "x86_64", "arm64"}, o.arch) {
 		return nil, usageError("architecture is i386, x86_64 or arm64, not %q", o.arch)
 	}
-	mappings, err := o.blockDevices()
+	specs := o.mappings
+	if o.snapshot != "" {
+		specs = append([]string{o.rootDevice + "=" + o.snapshot}, specs...)
+	}
+	mappings, err := parseMappings(specs)
 	if err != nil {
 		return nil, err
 	}
@@ -136,53 +100,51 @@ func (o *registerOptions) input(args []string) (*ec2.RegisterImageInput, error) 
 	return in, nil
 }
 
-// blockDevices reads the mappings; -s is the root's.
-func (o *registerOptions) blockDevices() ([]types.BlockDeviceMapping, error) {
-	var list []types.BlockDeviceMapping
-	seen := map[string]bool{}
-	specs := o.mappings
-	if o.snapshot != "" {
-		specs = append([]string{o.rootDevice + "=" + o.snapshot}, specs...)
-	}
-	for _, s := range specs {
-		m, err := ParseMapping(s)
-		if err != nil {
-			return nil, err
-		}
-		if seen[*m.DeviceName] {
-			return nil, usageError("device %s is mapped twice", *m.DeviceName)
-		}
-		seen[*m.DeviceName] = true
-		list = append(list, m)
-	}
-	return list, nil
-}
-
-func (o *registerOptions) hasRoot(mappings []types.BlockDeviceMapping) bool {
+func (o *register) hasRoot(mappings []types.BlockDeviceMapping) bool {
 	return slices.ContainsFunc(mappings, func(m types.BlockDeviceMapping) bool {
 		return *m.DeviceName == o.rootDevice && m.Ebs != nil && m.Ebs.SnapshotId != nil
 	})
 }
 
-// print writes the result as the tools did: IMAGE, a tab, the ID.
-func (o *registerOptions) print(w io.Writer, id string) error {
-	if o.emptyFields && id == "" {
-		id = "(nil)"
-	}
-	if o.headers {
-		if _, err := fmt.Fprint(w, "Type\tImageID\n"); err != nil {
-			return fmt.Errorf("ec2reg: %w", err)
+// modernLine is the same command for an endpoint that boots HVM alone.
+func (o *register) modernLine() string {
+	words := []string{"ec2reg", "-n", o.name}
+	option := func(name, value string) {
+		if value != "" {
+			words = append(words, name, value)
 		}
 	}
-	if _, err := fmt.Fprintf(w, "IMAGE\t%s\n", id); err != nil {
-		return fmt.Errorf("ec2reg: %w", err)
+	option("-d", o.description)
+	option("--root-device-name", o.rootDevice)
+	option("-s", o.snapshot)
+	for _, m := range o.mappings {
+		option("-b", m)
 	}
-	return nil
+	option("-a", o.arch)
+	for k, w := range words {
+		words[k] = quote(w)
+	}
+	return strings.Join(words, " ")
 }
 
-func optional(s string) *string {
-	if s == "" {
-		return nil
+// refusesKernel tells an endpoint's refusal of what was asked, as against of
+// who asks and how often.
+func refusesKernel(err error) bool {
+	var ae smithy.APIError
+	if !errors.As(err, &ae) {
+		return false
 	}
-	return &s
+	code := ae.ErrorCode()
+	return strings.HasPrefix(code, "Invalid") && !strings.HasPrefix(code, "InvalidSnapshot") && code != "InvalidAMIName.Duplicate" && code != "InvalidClientTokenId" ||
+		strings.HasPrefix(code, "Unsupported")
+}
+
+// quote makes a word safe in a shell's line.
+func quote(s string) string {
+	if s != "" && !strings.ContainsFunc(s, func(r rune) bool {
+		return !strings.ContainsRune("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_=:/.,@%+", r)
+	}) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }

@@ -81,7 +81,7 @@ func TestSeedCommandLines(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			connect, last := wire(t)
 			var out, errs bytes.Buffer
-			if err := ec2tools.Run(t.Context(), connect, "/usr/local/bin/ec2reg", tt.args, &out, &errs); err != nil {
+			if err := ec2tools.Run(t.Context(), connect, "/usr/local/bin/ec2reg", tt.args, ec2tools.Streams{Stdout: &out, Stderr: &errs}); err != nil {
 				t.Fatal(err)
 			}
 			if got, want := out.String(), "IMAGE\tami-0123456789abcdef0\n"; got != want {
@@ -115,8 +115,8 @@ func TestRegisterHeadersAndEndpoint(t *testing.T) {
 		return connect(ctx, e)
 	}
 	var out bytes.Buffer
-	args := strings.Fields("-H -n x -s snap-1 --region eu-west-1 -U http://127.0.0.1:1 -O AK -W SK -t TOK")
-	if err := ec2tools.Register(t.Context(), spy, args, &out, &out); err != nil {
+	args := strings.Fields("-H -n x -s snap-1 --region eu-west-1 -U http://127.0.0.1:1 -O AK -W SK -T TOK")
+	if err := ec2tools.Run(t.Context(), spy, "ec2reg", args, ec2tools.Streams{Stdout: &out, Stderr: &out}); err != nil {
 		t.Fatal(err)
 	}
 	if want := "Type\tImageID\nIMAGE\tami-0123456789abcdef0\n"; out.String() != want {
@@ -146,7 +146,7 @@ func TestRegisterRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var out bytes.Buffer
-			err := ec2tools.Register(t.Context(), never, strings.Fields(args), &out, &out)
+			err := ec2tools.Run(t.Context(), never, "ec2reg", strings.Fields(args), ec2tools.Streams{Stdout: &out, Stderr: &out})
 			if !errors.Is(err, ec2tools.ErrUsage) {
 				t.Errorf("error is %v, want a usage error", err)
 			}
@@ -157,13 +157,13 @@ func TestRegisterRefuses(t *testing.T) {
 func TestKnown(t *testing.T) {
 	for name, want := range map[string]bool{
 		"ec2reg": true, "/usr/bin/ec2-register": true, "./ec2reg": true,
-		"stead": false, "reg": false, "register": false, "ec2": false, "": false, "ec2run": false,
+		"stead": false, "reg": false, "register": false, "ec2": false, "": false, "ec2run": true, "ec2-run-instances": true, "run-instances": false, "ec2link": false,
 	} {
 		if got := ec2tools.Known(name); got != want {
 			t.Errorf("Known(%q) is %v, want %v", name, got, want)
 		}
 	}
-	if err := ec2tools.Run(t.Context(), nil, "nonesuch", nil, nil, nil); !errors.Is(err, ec2tools.ErrUsage) {
+	if err := ec2tools.Run(t.Context(), nil, "nonesuch", nil, ec2tools.Streams{}); !errors.Is(err, ec2tools.ErrUsage) {
 		t.Errorf("Run of an unknown tool: %v, want a usage error", err)
 	}
 }
