@@ -80,7 +80,8 @@ func (m *Manager) launchServer(ctx context.Context, w *world, o CreateOptions) (
 		return nil, facts{}, err
 	}
 	f := o.facts(image, alias)
-	in, err := m.launchInput(ctx, o, image, &f)
+	tiny := m.local && alias != nil && alias.name == "tiny"
+	in, err := m.launchInput(ctx, o, image, &f, tiny)
 	if err != nil {
 		return nil, f, err
 	}
@@ -109,10 +110,16 @@ func (o *CreateOptions) facts(image *types.Image, a *alias) facts {
 	return f
 }
 
-func (m *Manager) launchInput(ctx context.Context, o CreateOptions, image *types.Image, f *facts) (*ec2.RunInstancesInput, error) {
+func (m *Manager) launchInput(ctx context.Context, o CreateOptions, image *types.Image, f *facts, tiny bool) (*ec2.RunInstancesInput, error) {
 	mappings, err := launchMappings(image, o.DiskGiB, o.Data)
 	if err != nil {
 		return nil, err
+	}
+	userData := o.UserData
+	if setup := o.diskSetup(mappings, aws.ToString(image.RootDeviceName)); !setup.byImage(tiny) {
+		if userData, err = bootData(setup, userData, !tiny); err != nil {
+			return nil, err
+		}
 	}
 	if len(o.Key) > 0 && o.KeyName == "" {
 		if f.KeyName, err = m.ensureKey(ctx, o.Key); err != nil {
@@ -143,8 +150,8 @@ func (m *Manager) launchInput(ctx context.Context, o CreateOptions, image *types
 		}
 		in.TagSpecifications = append(in.TagSpecifications, serverTags(o.Name).spec(types.ResourceTypeSpotInstancesRequest))
 	}
-	if len(o.UserData) > 0 {
-		in.UserData = aws.String(base64.StdEncoding.EncodeToString(o.UserData))
+	if len(userData) > 0 {
+		in.UserData = aws.String(base64.StdEncoding.EncodeToString(userData))
 	}
 	return in, nil
 }
@@ -181,12 +188,15 @@ func profileSpec(profile string) *types.IamInstanceProfileSpecification {
 // finishCreate brings a launched instance to a finished server.
 func (m *Manager) finishCreate(ctx context.Context, i *types.Instance, f facts, o CreateOptions) (*Server, error) {
 	id := aws.ToString(i.InstanceId)
+	var setup diskSetup
 	if err := m.step("check that every disk stays", id, func() error {
 		if err := m.tag(ctx, id, tagsOf(i.Tags).missing(serverTags(o.Name))); err != nil {
 			return err
 		}
-		err := m.settle(ctx, o.Name, id, f)
-		return err
+		return m.settleWith(ctx, o.Name, id, f, func(i *types.Instance, volumes []types.Volume) func(string) tagMap {
+			setup = o.bornSetup(i, volumes)
+			return setup.tagsAt
+		})
 	}); err != nil {
 		return nil, err
 	}
@@ -198,7 +208,33 @@ func (m *Manager) finishCreate(ctx context.Context, i *types.Instance, f facts, 
 			return nil, err
 		}
 	}
-	return m.ready(ctx, stepCreate, o.Name, id, o.Wait)
+	if err := m.waitReady(ctx, o.Name, id, o.Wait); err != nil {
+		return nil, err
+	}
+	if cmp.Or(o.Wait, WaitSSH) == WaitSSH && opens(splitList(o.open()), sshPort) {
+		if err := m.finishDisks(ctx, o.Name, aws.ToString(i.ImageId), setup); err != nil {
+			return nil, err
+		}
+	}
+	return m.ready(ctx, stepCreate, o.Name, id, WaitNone)
+}
+
+// finishDisks makes sure that the data disks are set up, unless the image does
+// that by itself before it lets anybody in.
+func (m *Manager) finishDisks(ctx context.Context, name, imageID string, setup diskSetup) error {
+	if m.guest == nil || len(setup.Disks) == 0 {
+		return nil
+	}
+	if m.local && setup.plain() {
+		image, err := m.imageByID(ctx, imageID)
+		if err != nil && KindOf(err) != KindNotFound {
+			return err
+		}
+		if a := m.aliasByName(image); a != nil && setup.byImage(a.name == "tiny") {
+			return nil
+		}
+	}
+	return m.verifyDisks(ctx, name, setup)
 }
 
 // address gives the server its elastic IP once it runs, and records it on the

@@ -16,14 +16,23 @@ import (
 // facts as well, and no disk goes with the instance. It changes nothing that
 // is right already.
 func (m *Manager) settle(ctx context.Context, name, instanceID string, f facts) error {
+	return m.settleWith(ctx, name, instanceID, f, func(*types.Instance, []types.Volume) func(device string) tagMap {
+		return func(string) tagMap { return nil }
+	})
+}
+
+// settleWith is settle with more facts for the data disks, by device: what is
+// to become of them is known when they are made, and only then.
+func (m *Manager) settleWith(ctx context.Context, name, instanceID string, f facts, about func(*types.Instance, []types.Volume) func(device string) tagMap) error {
 	i, volumes, err := m.disksOf(ctx, instanceID)
 	if err != nil {
 		return err
 	}
 	f = f.observed(i)
 	f.Disks = devicesOf(name, i, volumes)
+	more := about(i, volumes)
 	for k := range volumes {
-		if err := m.settleVolume(ctx, name, i, &volumes[k], f); err != nil {
+		if err := m.settleVolume(ctx, name, i, &volumes[k], f, more); err != nil {
 			return err
 		}
 	}
@@ -90,7 +99,7 @@ func rootVolumeID(i *types.Instance) string {
 
 // settleVolume makes a plugged-in volume's tags true. A volume of another
 // server is left alone.
-func (m *Manager) settleVolume(ctx context.Context, name string, i *types.Instance, v *types.Volume, f facts) error {
+func (m *Manager) settleVolume(ctx context.Context, name string, i *types.Instance, v *types.Volume, f facts, more func(device string) tagMap) error {
 	id := aws.ToString(v.VolumeId)
 	have := tagsOf(v.Tags)
 	if other := have[tagServer]; other != "" && other != name {
@@ -104,6 +113,7 @@ func (m *Manager) settleVolume(ctx context.Context, name string, i *types.Instan
 	} else {
 		want[tagRole], want[tagDevice] = RoleData, deviceIn(i, id)
 		want[tagName] = name + " data " + want[tagDevice]
+		want = want.with(more(want[tagDevice]))
 	}
 	return m.tag(ctx, id, have.missing(want))
 }
