@@ -24,7 +24,7 @@ const maxUserData = 16 * 1024
 const disksMarker = "# stead: disks"
 
 //go:embed disksetup.sh
-var diskScript string
+var setupScript string
 
 // diskSetup is what is to become of a new server's blank disks.
 type diskSetup struct {
@@ -117,7 +117,7 @@ func (s diskSetup) script() string {
 		disks = append(disks, fmt.Sprintf("%s:%d", d.Device, d.GiB))
 	}
 	fmt.Fprintf(&b, "DISKS='%s' RAID='%s' FS='%s' MOUNT='%s'\n", strings.Join(disks, " "), s.Raid, s.FS, s.Mount)
-	for line := range strings.Lines(diskScript) {
+	for line := range strings.Lines(setupScript) {
 		if text := strings.TrimSpace(line); text != "" && !strings.HasPrefix(text, "#") {
 			b.WriteString(line)
 		}
