@@ -15,6 +15,8 @@ local cloud. AWS_* variables are credentials: they never choose a cloud.
   STEAD_DATA_DIR    folder of the local cloud, as --data-dir
                     (else /var/lib/stead as root, else $XDG_DATA_HOME/stead,
                     else ~/.local/share/stead)
+  STEAD_CACHE_DIR   folder of what can be fetched again, such as prices
+                    (else $XDG_CACHE_HOME/stead, else ~/.cache/stead)
 
 When stead starts the local cloud by itself:
   STEAD_LISTEN      HOST:PORT of its API, 127.0.0.1:8773 if unset

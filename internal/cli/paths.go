@@ -47,6 +47,21 @@ func (a *App) dataDir() (string, error) {
 	return "", noHome("data", "STEAD_DATA_DIR")
 }
 
+// cacheDir is where what can be fetched again lies: STEAD_CACHE_DIR, else
+// $XDG_CACHE_HOME/stead, else ~/.cache/stead.
+func (a *App) cacheDir() (string, error) {
+	if dir := a.Getenv("STEAD_CACHE_DIR"); dir != "" {
+		return filepath.Abs(dir)
+	}
+	if base := a.Getenv("XDG_CACHE_HOME"); filepath.IsAbs(base) {
+		return filepath.Join(base, "stead"), nil
+	}
+	if home := a.Getenv("HOME"); home != "" {
+		return filepath.Join(home, ".cache", "stead"), nil
+	}
+	return "", noHome("cache", "STEAD_CACHE_DIR")
+}
+
 func noHome(what, variable string) error {
 	return &server.Error{
 		Code: server.KindUsage, Op: "find the " + what + " folder", Reason: "HOME isn't set",

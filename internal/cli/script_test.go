@@ -92,6 +92,7 @@ func setup(env *testscript.Env, machines string) error {
 		"HOME":                        filepath.Join(env.WorkDir, "home"),
 		"STEAD_CONFIG_DIR":            filepath.Join(env.WorkDir, "config"),
 		"STEAD_DATA_DIR":              data,
+		"STEAD_CACHE_DIR":             filepath.Join(env.WorkDir, "cache"),
 		"STEAD_LISTEN":                "127.0.0.1:0",
 		"STEAD_MACHINES":              machines,
 		"STEAD_EGRESS":                "off",

@@ -27,6 +27,8 @@ type session struct {
 	local    *localCloud   // nil unless the context is the local one
 	plan     *dryrun.Plan  // nil unless this is a dry run
 	foreseen *dryrun.Cloud // likewise
+	region   string
+	charges  bool // it is AWS: what there is has AWS's price
 }
 
 func (s *session) close() { s.progress.close() }
@@ -68,6 +70,11 @@ func (a *App) openContext(ctx context.Context, c contexts.Context, start bool) (
 		// The local cloud costs nothing to ask and is often quicker than that.
 		PollMax: pollMax(s.local != nil),
 	}
+	s.region = cfg.Region
+	if cfg.BaseEndpoint == nil {
+		conf.Prices = a.chargedPrices(ctx, c, cfg.Region)
+	}
+	s.charges = conf.Prices != nil
 	if !s.withoutMachines() {
 		conf.Guest = &guest{app: a, session: s}
 	}

@@ -87,6 +87,7 @@ func (a *App) facts(v *server.Server) []fact {
 		{"open", openPorts(v)},
 		{"ssh", sshHint(v)},
 		{"kept", kept(v)},
+		{"a month", paid(v)},
 	}
 }
 
@@ -95,6 +96,14 @@ func kept(v *server.Server) string {
 		return ""
 	}
 	return "no: terminating the instance by other tools would delete a disk"
+}
+
+// paid is what the server costs a month as it is now.
+func paid(v *server.Server) string {
+	if v.Month == nil {
+		return ""
+	}
+	return monthText(v.Month) + " " + strings.ReplaceAll(string(v.Month.Way), "_", " ") + ", without snapshots and traffic"
 }
 
 // openPorts lists the open ports, and where those that were moved are found.

@@ -13,23 +13,66 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	"golang.org/x/sync/errgroup"
 )
 
-// List returns all servers, by name.
+// List returns all servers that have disks or an instance, by name.
 func (m *Manager) List(ctx context.Context) ([]Server, error) {
-	worlds, err := m.observeAll(ctx, "")
+	all, err := m.ListAll(ctx)
+	return slices.DeleteFunc(all, func(s Server) bool { return s.State == StateSnapshots }), err
+}
+
+// ListAll returns all servers by name, and with them those of which only
+// snapshots are left. It takes a constant number of calls for every thousand
+// records.
+func (m *Manager) ListAll(ctx context.Context) ([]Server, error) {
+	worlds, err := m.survey(ctx, "")
 	if err != nil {
 		return nil, wrap("list", "servers", err)
 	}
-	m.checkHealth(ctx, slices.Collect(maps.Values(worlds))...)
 	servers := []Server{}
 	for _, w := range worlds {
-		if !w.empty() {
+		if !w.empty() || len(w.snapshots) > 0 {
 			servers = append(servers, *m.view(w))
 		}
 	}
 	slices.SortFunc(servers, func(a, b Server) int { return cmp.Compare(a.Name, b.Name) })
 	return servers, nil
+}
+
+// survey observes one server, or with name "" all of them, with their
+// snapshots and what the endpoint's checks say.
+func (m *Manager) survey(ctx context.Context, name string) (map[string]*world, error) {
+	var (
+		worlds    map[string]*world
+		snapshots []types.Snapshot
+	)
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		if worlds, err = m.observeAll(gctx, name); err == nil {
+			m.checkHealth(gctx, slices.Collect(maps.Values(worlds))...)
+		}
+		return err
+	})
+	g.Go(func() (err error) {
+		mine := filter("tag-key", tagServer)
+		if name != "" {
+			mine = filter("tag:"+tagServer, name)
+		}
+		snapshots, err = m.findSnapshots(gctx, mine)
+		return err
+	})
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	for _, s := range snapshots {
+		of := tagOf(s.Tags, tagServer)
+		if worlds[of] == nil {
+			worlds[of] = &world{name: of}
+		}
+		worlds[of].snapshots = append(worlds[of].snapshots, s)
+	}
+	return worlds, nil
 }
 
 // Get returns the server called name, or ErrNotFound.
@@ -115,7 +158,14 @@ func (m *Manager) view(w *world) *Server {
 	for _, d := range append([]Disk{s.Root}, s.Data...) {
 		s.Protected = s.Protected && (d.VolumeID == "" || d.KeptOnTermination)
 	}
+	s.Spot = f.Market == marketSpot
 	s.SSH = m.sshAddr(s, f.User)
+	s.NewestSnapshot = w.newestSet()
+	if w.empty() {
+		s.State = StateSnapshots
+		return s
+	}
+	s.Month = m.month(s)
 	s.Warnings = w.warnings(s)
 	return s
 }
@@ -158,6 +208,7 @@ func diskOf(v *types.Volume, kept map[string]bool) Disk {
 	return Disk{
 		VolumeID: id, Server: tags[tagServer], Role: tags[tagRole], Device: deviceOf(v),
 		State: string(v.State), Type: string(v.VolumeType), SizeGiB: int(aws.ToInt32(v.Size)),
+		IOPS: int(aws.ToInt32(v.Iops)), ThroughputMiBs: int(aws.ToInt32(v.Throughput)),
 		Zone: aws.ToString(v.AvailabilityZone), InstanceID: attachedTo(v),
 		KeptOnTermination: keeps || !mapped, SupersededBy: tags[tagSupersededBy], Created: utc(v.CreateTime),
 	}

@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"net"
 	"time"
+
+	"github.com/steadcloud/stead/internal/price"
 )
 
 // Config joins a Manager to its cloud. EC2 is required; all else has defaults.
@@ -12,6 +14,9 @@ type Config struct {
 	EC2    EC2
 	SSM    SSM // nil: aliases are found by DescribeImages alone
 	Region string
+	// Prices are those that the endpoint charges. nil: it charges nothing, or
+	// nobody knows what.
+	Prices *price.Book
 	// Local tells that the endpoint is the local cloud. It decides which
 	// aliases there are and the default login user, nothing else.
 	Local bool
@@ -47,6 +52,7 @@ type Manager struct {
 	ec2          EC2
 	ssm          SSM
 	region       string
+	prices       *price.Book
 	local        bool
 	log          *slog.Logger
 	notify       func(Event)
@@ -62,7 +68,7 @@ type Manager struct {
 // New returns a Manager for cfg.
 func New(cfg Config) *Manager {
 	m := &Manager{
-		ec2: cfg.EC2, ssm: cfg.SSM, region: cfg.Region, local: cfg.Local,
+		ec2: cfg.EC2, ssm: cfg.SSM, region: cfg.Region, prices: cfg.Prices, local: cfg.Local,
 		log: cfg.Log, notify: cfg.Notify, now: cfg.Now, guest: cfg.Guest, dial: cfg.Dial,
 		pollMin:      orDuration(cfg.PollMin, 100*time.Millisecond),
 		pollMax:      orDuration(cfg.PollMax, 3*time.Second),

@@ -188,11 +188,17 @@ func tagsOf(tags []types.Tag) tagMap {
 	return t
 }
 
-func tagOf(tags []types.Tag, key string) string { return tagsOf(tags)[key] }
+func tagOf(tags []types.Tag, key string) string {
+	for k := range tags {
+		if aws.ToString(tags[k].Key) == key {
+			return aws.ToString(tags[k].Value)
+		}
+	}
+	return ""
+}
 
 func hasTag(tags []types.Tag, key string) bool {
-	_, ok := tagsOf(tags)[key]
-	return ok
+	return slices.ContainsFunc(tags, func(t types.Tag) bool { return aws.ToString(t.Key) == key })
 }
 
 // with returns the tags and more, which win.

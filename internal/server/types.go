@@ -3,7 +3,7 @@ package server
 import "time"
 
 // States of a server. A server with an instance has the instance's own state;
-// the other two are the package's.
+// the others are the package's.
 const (
 	StatePending     = "pending"
 	StateRunning     = "running"
@@ -12,6 +12,7 @@ const (
 	StateTerminating = "shutting-down"
 	StateDetached    = "detached" // disks, and no instance
 	StateRescuing    = "rescuing" // a rescue was interrupted or is under way
+	StateSnapshots   = "snapshots-only"
 )
 
 // Server is a named set of disks and the instance that they are plugged into,
@@ -43,9 +44,17 @@ type Server struct {
 	// ElasticIP is the allocation ID of the fixed address, if it has one.
 	ElasticIP string `json:"elastic_ip,omitempty"`
 	// Protected tells that every disk is kept when the instance is terminated.
-	Protected bool     `json:"protected"`
-	SSH       SSHAddr  `json:"ssh"`
-	Warnings  []string `json:"warnings,omitempty"`
+	Protected bool `json:"protected"`
+	// Spot tells that it runs at the market's price, and may be stopped for it.
+	Spot bool `json:"spot,omitempty"`
+	// NewestSnapshot is when its newest complete snapshot set was taken. Only
+	// listings and Show look for it.
+	NewestSnapshot *time.Time `json:"newest_snapshot,omitempty"`
+	// Month is what it costs a month as it is now, running or stopped: instance,
+	// disks and address, without snapshots and traffic. nil: not known.
+	Month    *Month   `json:"month,omitempty"`
+	SSH      SSHAddr  `json:"ssh"`
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // SSHAddr is where the server answers ssh and as whom to log in.
@@ -70,7 +79,10 @@ type Disk struct {
 	State    string `json:"state"` // EC2's: creating, available, in-use, deleting, error
 	Type     string `json:"type,omitempty"`
 	SizeGiB  int    `json:"size_gib"`
-	Zone     string `json:"zone,omitempty"`
+	IOPS     int    `json:"iops,omitempty"`
+	// ThroughputMiBs is MiB a second, where the type has such a limit.
+	ThroughputMiBs int    `json:"throughput_mibs,omitempty"`
+	Zone           string `json:"zone,omitempty"`
 	// InstanceID is where it is attached, "" when nowhere.
 	InstanceID string `json:"instance_id,omitempty"`
 	// KeptOnTermination tells that terminating the instance keeps it. A

@@ -22,7 +22,8 @@ type world struct {
 	stubs      []types.Volume   // the stand-in's own disks
 	superseded []types.Volume
 	addresses  []types.Address
-	ailments   []string // of the instance, as the endpoint's checks tell
+	snapshots  []types.Snapshot // of its disks, where survey looked for them
+	ailments   []string         // of the instance, as the endpoint's checks tell
 }
 
 func (w *world) empty() bool {
@@ -119,8 +120,22 @@ func (m *Manager) untaggedDisks(ctx context.Context, instances []types.Instance,
 	if len(missing) == 0 {
 		return nil, nil
 	}
-	return m.findVolumes(ctx, filter("volume-id", missing...))
+	var found []types.Volume
+	for some := range slices.Chunk(missing, maxFilterValues) {
+		volumes, err := m.findVolumes(ctx, filter("volume-id", some...))
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, volumes...)
+	}
+	return found, nil
 }
+
+// What EC2 takes at most: values in a filter, and results in a page.
+const (
+	maxFilterValues = 200
+	pageSize        = 1000
+)
 
 // sortWorlds deals resources out to the servers that they belong to.
 func sortWorlds(instances []types.Instance, volumes []types.Volume, addresses []types.Address) map[string]*world {
@@ -291,6 +306,8 @@ func (w *world) facts() facts {
 	if root := w.root(); root != nil {
 		f = factsOf(root.Tags)
 		f.Zone = cmp.Or(aws.ToString(root.AvailabilityZone), f.Zone)
+	} else if s := w.newestRoot(); s != nil && w.empty() {
+		f = factsOf(s.Tags)
 	}
 	if w.instance != nil {
 		f = f.observed(w.instance)
@@ -314,7 +331,7 @@ func (w *world) ids() []string {
 // findInstances lists the instances that match, over all pages.
 func (m *Manager) findInstances(ctx context.Context, filters ...types.Filter) ([]types.Instance, error) {
 	var all []types.Instance
-	pages := ec2.NewDescribeInstancesPaginator(m.ec2, &ec2.DescribeInstancesInput{Filters: filters})
+	pages := ec2.NewDescribeInstancesPaginator(m.ec2, &ec2.DescribeInstancesInput{Filters: filters, MaxResults: aws.Int32(pageSize)})
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)
 		if err != nil {
@@ -330,7 +347,7 @@ func (m *Manager) findInstances(ctx context.Context, filters ...types.Filter) ([
 // findVolumes lists the volumes that match, over all pages.
 func (m *Manager) findVolumes(ctx context.Context, filters ...types.Filter) ([]types.Volume, error) {
 	var all []types.Volume
-	pages := ec2.NewDescribeVolumesPaginator(m.ec2, &ec2.DescribeVolumesInput{Filters: filters})
+	pages := ec2.NewDescribeVolumesPaginator(m.ec2, &ec2.DescribeVolumesInput{Filters: filters, MaxResults: aws.Int32(pageSize)})
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)
 		if err != nil {
@@ -344,7 +361,7 @@ func (m *Manager) findVolumes(ctx context.Context, filters ...types.Filter) ([]t
 // findSnapshots lists the caller's snapshots that match, over all pages.
 func (m *Manager) findSnapshots(ctx context.Context, filters ...types.Filter) ([]types.Snapshot, error) {
 	var all []types.Snapshot
-	pages := ec2.NewDescribeSnapshotsPaginator(m.ec2, &ec2.DescribeSnapshotsInput{OwnerIds: []string{"self"}, Filters: filters})
+	pages := ec2.NewDescribeSnapshotsPaginator(m.ec2, &ec2.DescribeSnapshotsInput{OwnerIds: []string{"self"}, Filters: filters, MaxResults: aws.Int32(pageSize)})
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)
 		if err != nil {
