@@ -2,12 +2,14 @@ package awscli
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
 	"reflect"
 	"regexp"
 	"strings"
+	"unicode/utf8"
 )
 
 // Line is the command line that makes a call: serviceID and operation are the
@@ -98,9 +100,14 @@ func plainWords(list []any) []string {
 	return words
 }
 
-// encoded hands bytes over in a way that any version of the tool takes.
-func encoded(base64 string) string {
-	return "fileb://<(base64 -d <<< " + quote(base64) + ")"
+// encoded hands bytes over in a way that any version of the tool takes: as a
+// file. Text is shown as it is.
+func encoded(b64 string) string {
+	text, err := base64.StdEncoding.DecodeString(b64)
+	if err == nil && utf8.Valid(text) && !bytes.ContainsRune(text, 0) {
+		return "fileb://<(printf %s " + quote(string(text)) + ")"
+	}
+	return "fileb://<(base64 -d <<< " + quote(b64) + ")"
 }
 
 func compact(v any) string {

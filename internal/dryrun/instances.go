@@ -83,6 +83,9 @@ func (c *Cloud) newInstance(ctx context.Context, in *ec2.RunInstancesInput, imag
 	if in.PrivateIpAddress != nil {
 		i.PrivateIpAddress = in.PrivateIpAddress
 	}
+	if !aws.ToBool(i.EnaSupport) && c.needsENA(ctx, i.InstanceType) {
+		i.EnaSupport = aws.Bool(true) // or it couldn't run on this type
+	}
 	var err error
 	if i.Placement, err = c.placement(ctx, in.Placement, i.SubnetId); err != nil {
 		return nil, err
@@ -103,6 +106,15 @@ func (c *Cloud) newInstance(ctx context.Context, in *ec2.RunInstancesInput, imag
 		a.shutdown = aws.String(string(in.InstanceInitiatedShutdownBehavior))
 	}
 	return i, nil
+}
+
+// needsENA tells whether a type runs nothing without enhanced networking.
+func (c *Cloud) needsENA(ctx context.Context, t types.InstanceType) bool {
+	out, err := c.real.DescribeInstanceTypes(ctx, &ec2.DescribeInstanceTypesInput{InstanceTypes: []types.InstanceType{t}})
+	if err != nil || len(out.InstanceTypes) == 0 || out.InstanceTypes[0].NetworkInfo == nil {
+		return false // an endpoint that doesn't say doesn't ask
+	}
+	return out.InstanceTypes[0].NetworkInfo.EnaSupport == types.EnaSupportRequired
 }
 
 func (c *Cloud) placement(ctx context.Context, asked *types.Placement, subnet *string) (*types.Placement, error) {
