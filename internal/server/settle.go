@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -59,6 +60,10 @@ func (m *Manager) disksOf(ctx context.Context, instanceID string) (*types.Instan
 			return false, nil
 		}
 		volumes, err = m.findVolumes(ctx, filter("volume-id", ids...))
+		// No endpoint promises an order; the steps that follow have one.
+		slices.SortFunc(volumes, func(a, b types.Volume) int {
+			return cmp.Compare(slices.Index(ids, aws.ToString(a.VolumeId)), slices.Index(ids, aws.ToString(b.VolumeId)))
+		})
 		return len(volumes) == len(ids), err
 	})
 	return i, volumes, err
