@@ -129,7 +129,7 @@ func (c *Cloud) clearBuilds(ctx context.Context) error {
 			return err
 		}
 		for _, s := range snaps {
-			if s.State == state.SnapshotPending && s.VolumeID == noVolume {
+			if s.State == state.SnapshotPending && s.VolumeID == noVolume && s.CopyOf == nil {
 				left = append(left, s)
 			}
 		}

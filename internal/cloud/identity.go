@@ -102,6 +102,9 @@ func (c *Cloud) GetParametersByPath(ctx context.Context, in *ssm.GetParametersBy
 }
 
 func (c *Cloud) parameters(ctx context.Context) (all []*state.Parameter, err error) {
+	if err := c.spreadAliases(ctx); err != nil {
+		return nil, err
+	}
 	err = c.db.View(func(tx *state.Tx) error {
 		all, err = state.List[state.Parameter](tx, from(ctx).Scope)
 		return err

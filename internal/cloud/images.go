@@ -2,9 +2,11 @@ package cloud
 
 import (
 	"context"
+	"errors"
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -22,6 +24,7 @@ func (c *Cloud) registerImages() {
 	c.ec2Actions["CreateImage"] = handle(c.CreateImage)
 	c.ec2Actions["DescribeImages"] = handle(c.DescribeImages)
 	c.ec2Actions["DeregisterImage"] = handle(c.DeregisterImage)
+	c.ec2Actions["CopyImage"] = handle(c.CopyImage)
 }
 
 // https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_RegisterImage.html
@@ -113,15 +116,23 @@ func (c *Cloud) checkRegistration(tx *state.Tx, s state.Scope, img *state.Image,
 	return nil
 }
 
+// findKernel reads a kernel image. They are of every region, wherever they were
+// built, so that a disk that was copied boots as it did.
 func findKernel(tx *state.Tx, s state.Scope, id string) (*state.Image, error) {
-	img, err := find[state.Image](tx, s, kernelIDs, id)
-	if err != nil {
+	if err := kernelIDs.check(id); err != nil {
 		return nil, err
 	}
-	if img.Type != "kernel" {
-		return nil, kernelIDs.missing(id)
+	for _, region := range append([]string{s.Region}, sortedKeys(regionCodes)...) {
+		img, err := state.Get[state.Image](tx, state.Scope{Account: s.Account, Region: region}, id)
+		if errors.Is(err, state.ErrNotFound) {
+			continue
+		}
+		if err == nil && img.Type == "kernel" {
+			return img, nil
+		}
+		return nil, errors.Join(kernelIDs.missing(id), err)
 	}
-	return img, nil
+	return nil, kernelIDs.missing(id)
 }
 
 // findImage reads a machine image.
@@ -248,6 +259,8 @@ var imageFilters = fields[*state.Image]{
 	"boot-mode":           func(i *state.Image) []string { return []string{i.BootMode} },
 	"creation-date":       func(i *state.Image) []string { return []string{timestamp(i.Created)} },
 	"ena-support":         func(i *state.Image) []string { return []string{strconv.FormatBool(i.ENA)} },
+	"source-image-id":     func(i *state.Image) []string { return ofOrigin(i, func(o *state.Origin) string { return o.ID }) },
+	"source-image-region": func(i *state.Image) []string { return ofOrigin(i, func(o *state.Origin) string { return o.Region }) },
 	"source-instance-id":  func(i *state.Image) []string { return []string{i.SourceInstance} },
 	"block-device-mapping.device-name": ofDevices(func(b state.BlockDevice) string {
 		return b.Device
@@ -259,6 +272,13 @@ var imageFilters = fields[*state.Image]{
 		return strconv.FormatBool(b.DeleteOnTermination)
 	}),
 	"block-device-mapping.encrypted": ofDevices(func(b state.BlockDevice) string { return strconv.FormatBool(b.Encrypted) }),
+}
+
+func ofOrigin(i *state.Image, f func(*state.Origin) string) []string {
+	if i.CopyOf == nil {
+		return nil
+	}
+	return []string{f(i.CopyOf)}
 }
 
 func ofDevices(f func(state.BlockDevice) string) func(*state.Image) []string {
@@ -280,10 +300,15 @@ func (c *Cloud) DescribeImages(ctx context.Context, in *ec2.DescribeImagesInput)
 			return err
 		}
 		for _, id := range in.ImageIds {
-			if _, err := findImage(tx, s, id); err != nil {
+			img, err := findImage(tx, s, id)
+			if err != nil {
 				return err
 			}
+			if img.Region != s.Region { // a kernel
+				images = append(images, img)
+			}
 		}
+		slices.SortFunc(images, func(a, b *state.Image) int { return strings.Compare(a.ID, b.ID) })
 		return nil
 	})
 	if err != nil {
@@ -336,6 +361,9 @@ func apiImage(i *state.Image) types.Image {
 		if f.from != "" {
 			*f.to = aws.String(f.from)
 		}
+	}
+	if i.CopyOf != nil {
+		out.SourceImageId, out.SourceImageRegion = aws.String(i.CopyOf.ID), aws.String(i.CopyOf.Region)
 	}
 	if i.Reason != "" {
 		out.StateReason = &types.StateReason{Code: aws.String("Client.ImageCreationFailed"), Message: aws.String(i.Reason)}

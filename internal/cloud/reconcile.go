@@ -118,6 +118,10 @@ func (c *Cloud) reconcileVolume(ctx context.Context, j job) error {
 	if inst != "" {
 		c.work.kick(job{(*state.Instance)(nil).Kind(), j.scope, inst})
 	}
+	if vol.CopyOf != "" {
+		c.instants.end(vol.ID)
+		c.work.kick(job{(*state.Volume)(nil).Kind(), j.scope, vol.CopyOf}) // it may wait to be removed
+	}
 	if vol.SnapshotID != "" { // it may wait to be removed
 		c.work.kick(job{(*state.Snapshot)(nil).Kind(), j.scope, vol.SnapshotID})
 	}
@@ -128,11 +132,14 @@ func (c *Cloud) reconcileVolume(ctx context.Context, j job) error {
 // permanent says that trying again would not help.
 func permanent(err error) bool {
 	var corrupt *snapshot.CorruptError
-	return errors.As(err, &corrupt) || errors.Is(err, snapshot.ErrNotFound) || errors.Is(err, volume.ErrNoSpace) || errors.Is(err, volume.ErrExists)
+	return errors.As(err, &corrupt) || errors.Is(err, snapshot.ErrNotFound) || errors.Is(err, volume.ErrNoSpace) || errors.Is(err, volume.ErrExists) || errors.Is(err, errInstantLost)
 }
 
 func (c *Cloud) makeVolume(ctx context.Context, vol *state.Volume) error {
 	size := int64(vol.Size) * gib
+	if vol.CopyOf != "" {
+		return c.copyDisk(ctx, vol, size)
+	}
 	if vol.SnapshotID == "" {
 		return c.volumes.Create(ctx, vol.ID, size)
 	}
@@ -153,11 +160,19 @@ func (c *Cloud) removeVolume(ctx context.Context, vol *state.Volume) error {
 		for _, s := range snaps {
 			needed = needed || s.VolumeID == vol.ID && s.State == state.SnapshotPending && !s.Live && !s.Deleted
 		}
+		if err != nil {
+			return err
+		}
+		vols, err := state.List[state.Volume](tx, vol.Scope())
+		for _, v := range vols {
+			needed = needed || v.CopyOf == vol.ID && v.State == state.VolumeCreating && !v.CopyLive
+		}
 		return err
 	})
 	if err != nil || needed {
 		return err
 	}
+	c.instants.end(vol.ID)    // if it was to be a copy
 	if vol.SnapshotID != "" { // it may wait to be removed, too
 		defer c.work.kick(job{(*state.Snapshot)(nil).Kind(), vol.Scope(), vol.SnapshotID})
 	}
@@ -185,10 +200,10 @@ func (c *Cloud) reconcileSnapshot(ctx context.Context, j job) error {
 		return nil
 	}
 	held := c.instants.get(snap.ID)
-	if held == nil && !snap.Live {
+	if held == nil && !snap.Live && snap.CopyOf == nil {
 		return nil // its instance is being shut down for it
 	}
-	info, err := c.copySnapshot(ctx, snap, held)
+	info, err := c.storeSnapshot(ctx, snap, held)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -196,14 +211,15 @@ func (c *Cloud) reconcileSnapshot(ctx context.Context, j job) error {
 		return fmt.Errorf("read snapshot %s: %w", snap.ID, err)
 	}
 	failed := err
-	err = amend(c, j, func(_ *state.Tx, s *state.Snapshot) error {
+	err = amend(c, j, func(tx *state.Tx, s *state.Snapshot) error {
 		c.settle(s, info, failed)
-		return nil
+		return endCopying(tx, s)
 	})
 	if err != nil {
 		return err
 	}
 	c.instants.end(snap.ID)
+	c.kickOrigin(snap)
 	if failed != nil {
 		c.log.Warn("snapshot failed", "snapshot", snap.ID, "volume", snap.VolumeID, "err", failed)
 	}
@@ -222,7 +238,10 @@ func (c *Cloud) settle(s *state.Snapshot, info snapshot.Info, failed error) {
 	s.VolumeSize = max(s.VolumeSize, int32((info.VolumeSize+gib-1)/gib))
 }
 
-func (c *Cloud) copySnapshot(ctx context.Context, snap *state.Snapshot, held *heldInstant) (snapshot.Info, error) {
+func (c *Cloud) storeSnapshot(ctx context.Context, snap *state.Snapshot, held *heldInstant) (snapshot.Info, error) {
+	if snap.CopyOf != nil {
+		return c.snapshots.Copy(ctx, snap.CopyOf.ID, snap.ID)
+	}
 	if held == nil {
 		if info, err := c.snapshots.Info(ctx, snap.ID); err == nil {
 			return info, nil // it was complete in the store when the daemon ended
@@ -261,13 +280,21 @@ func (c *Cloud) reportProgress(snap *state.Snapshot) snapshot.Progress {
 // removeSnapshot drops a snapshot's data once no volume is being made of it.
 func (c *Cloud) removeSnapshot(ctx context.Context, snap *state.Snapshot) error {
 	var needed bool
-	err := c.db.View(func(tx *state.Tx) error {
+	err := c.db.Update(func(tx *state.Tx) error {
+		if len(snap.Copying) > 0 {
+			needed = true
+			return nil
+		}
+		if err := endCopying(tx, snap); err != nil {
+			return err
+		}
 		vols, err := state.List[state.Volume](tx, snap.Scope())
 		for _, v := range vols {
 			needed = needed || v.SnapshotID == snap.ID && !v.Ready && v.State == state.VolumeCreating
 		}
 		return err
 	})
+	c.kickOrigin(snap)
 	if err != nil || needed {
 		return err
 	}

@@ -158,7 +158,7 @@ func (c *Cloud) holdAgain(left *leftovers) error {
 		}
 	}
 	for _, s := range left.snapshots {
-		if s.State != state.SnapshotPending || s.Live || s.Deleted {
+		if s.State != state.SnapshotPending || s.Live || s.Deleted || s.CopyOf != nil {
 			continue
 		}
 		switch {
@@ -168,6 +168,11 @@ func (c *Cloud) holdAgain(left *leftovers) error {
 			if err := c.failSnapshot(s, "the volume was in use again before it was read"); err != nil {
 				return err
 			}
+		}
+	}
+	for _, v := range left.volumes {
+		if v.CopyOf != "" && v.State == state.VolumeCreating && !v.CopyLive && c.uses.read([]string{v.CopyOf}) {
+			c.instants.put(v.ID, c.stillFiles([]string{v.CopyOf}))
 		}
 	}
 	return nil

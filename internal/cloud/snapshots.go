@@ -18,6 +18,7 @@ func (c *Cloud) registerSnapshots() {
 	c.ec2Actions["CreateSnapshots"] = handle(c.CreateSnapshots)
 	c.ec2Actions["DescribeSnapshots"] = handle(c.DescribeSnapshots)
 	c.ec2Actions["DeleteSnapshot"] = handle(c.DeleteSnapshot)
+	c.ec2Actions["CopySnapshot"] = handle(c.CopySnapshot)
 }
 
 // findSnapshot reads a snapshot that the API still shows.

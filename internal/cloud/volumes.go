@@ -23,6 +23,7 @@ func (c *Cloud) registerVolumes() {
 	c.ec2Actions["AttachVolume"] = handle(c.AttachVolume)
 	c.ec2Actions["DetachVolume"] = handle(c.DetachVolume)
 	c.ec2Actions["DeleteVolume"] = handle(c.DeleteVolume)
+	c.ec2Actions["CopyVolumes"] = handle(c.CopyVolumes)
 	c.ec2Actions["ModifyVolume"] = handle(c.ModifyVolume)
 	c.ec2Actions["DescribeVolumesModifications"] = handle(c.DescribeVolumesModifications)
 	c.ec2Actions["DescribeVolumeAttribute"] = handle(c.DescribeVolumeAttribute)
@@ -316,6 +317,7 @@ func apiVolume(v *state.Volume) types.Volume {
 		Size: aws.Int32(v.Size), SnapshotId: aws.String(v.SnapshotID), State: types.VolumeState(v.State), VolumeType: types.VolumeType(v.Type),
 		Attachments: []types.VolumeAttachment{},
 	}
+	out.SourceVolumeId = optional(v.CopyOf)
 	if v.IOPS > 0 {
 		out.Iops = aws.Int32(v.IOPS)
 	}

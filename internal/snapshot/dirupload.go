@@ -85,6 +85,24 @@ func (u *dirUpload) Put(ctx context.Context, sum Digest, data []byte) (BlockInfo
 	return info, nil
 }
 
+// Keep implements Upload.
+func (u *dirUpload) Keep(ctx context.Context, id BlockID) error {
+	if err := ctx.Err(); err != nil {
+		return u.fail(err)
+	}
+	path, ok := u.store.blockPath(id)
+	if !ok {
+		return u.fail(fmt.Errorf("block %q: %w", id, ErrNotFound))
+	}
+	u.need(id) // first, as in Put
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return u.fail(fmt.Errorf("block %s: %w", id, ErrNotFound))
+	} else if err != nil {
+		return u.fail(err)
+	}
+	return u.found(id)
+}
+
 // need protects a block from sweeps and reports whether it wasn't yet.
 func (u *dirUpload) need(id BlockID) bool {
 	u.store.mu.Lock()

@@ -120,10 +120,15 @@ type Upload interface {
 	// The block isn't promised to be durable or readable before Commit.
 	Put(ctx context.Context, sum Digest, data []byte) (BlockInfo, error)
 
+	// Keep has a block that the store holds kept for this upload, as a Put of
+	// it would, without its contents: ErrNotFound where it isn't there. It may
+	// be called concurrently.
+	Keep(ctx context.Context, id BlockID) error
+
 	// Commit makes all blocks of this upload durable, then the manifest under
 	// its name, in this order, and returns when both are. It fails where any
-	// Put failed. A name that is taken is ErrExists, and the manifest there
-	// stays as it was. No Put may run or follow.
+	// Put or Keep failed. A name that is taken is ErrExists, and the manifest
+	// there stays as it was. No Put may run or follow.
 	Commit(ctx context.Context, name string, manifest []byte) error
 
 	// Close ends the upload and releases what it holds. Blocks of an upload

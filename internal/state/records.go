@@ -136,6 +136,10 @@ type Volume struct {
 	SnapshotID string      `json:"snapshot,omitempty"`
 	Encrypted  bool        `json:"encrypted,omitempty"`
 	Attachment *Attachment `json:"attachment,omitempty"`
+	// CopyOf is the volume that it is a copy of. While the copy isn't ready it
+	// is read as that was at one instant; CopyLive says through its machine.
+	CopyOf   string `json:"copyOf,omitempty"`
+	CopyLive bool   `json:"copyLive,omitempty"`
 	// Modification is the latest change of its size or kind; Modified is when
 	// those of the last day began, the latest last.
 	Modification *Modification `json:"modification,omitempty"`
@@ -184,6 +188,19 @@ type Snapshot struct {
 	Deleted bool `json:"deleted,omitempty"`
 	// Run is the run of a lifecycle policy that took it.
 	Run *PolicyRun `json:"run,omitempty"`
+	// CopyOf is the snapshot that it is a copy of, which may be in another
+	// region and gone by now. Copying are the copies of this one, as
+	// REGION/ID, that are not complete; its data stays for them.
+	CopyOf  *Origin  `json:"copyOf,omitempty"`
+	Copying []string `json:"copying,omitempty"`
+	// Sharing are the accounts that may make volumes of it.
+	Sharing []string `json:"sharing,omitempty"`
+}
+
+// Origin is what something was copied from.
+type Origin struct {
+	Region string `json:"region"`
+	ID     string `json:"id"`
 }
 
 // Kind implements Record.
@@ -236,6 +253,7 @@ type Image struct {
 	TPM            string        `json:"tpm,omitempty"`
 	BlockDevices   []BlockDevice `json:"blockDevices,omitempty"`
 	SourceInstance string        `json:"sourceInstance,omitempty"`
+	CopyOf         *Origin       `json:"copyOf,omitempty"`
 	Public         bool          `json:"public,omitempty"`
 	Cmdline        string        `json:"cmdline,omitempty"` // of a kernel
 }

@@ -33,6 +33,7 @@ func Run(t *testing.T, open func(t *testing.T) snapshot.Store) {
 		{"SweepSparesOpenUpload", sweepSparesOpenUpload},
 		{"SweepSparesLaterUpload", sweepSparesLaterUpload},
 		{"SweepSparesUploadThatEnded", sweepSparesUploadThatEnded},
+		{"KeptBlockIsSpared", keptBlockIsSpared},
 		{"SweptBlockCanBePutAgain", sweptBlockCanBePutAgain},
 		{"WalkStopsAtError", walkStopsAtError},
 		{"CancelledContext", cancelledContext},
@@ -344,6 +345,25 @@ func sweepSparesLaterUpload(f *fixture) {
 	f.wantSpared(sweep, id)
 	f.ok(up.Commit(f.Context(), "t", nil))
 	f.wantBlock(id, found)
+}
+
+func keptBlockIsSpared(f *fixture) {
+	found := text(2000)
+	id := f.add("s", found)[0].ID
+	sweep := f.sweep()
+	up := f.begin()
+	f.ok(up.Keep(f.Context(), id))
+	f.ok(up.Commit(f.Context(), "t", nil))
+	f.wantSpared(sweep, id)
+	f.wantBlock(id, found)
+	gone := f.add("u", text(3000))[0].ID
+	_, err := f.sweep().Delete(f.Context(), gone)
+	f.ok(err)
+	up = f.begin()
+	f.wantErr(up.Keep(f.Context(), gone), snapshot.ErrNotFound)
+	if err := up.Commit(f.Context(), "v", nil); err == nil {
+		f.Error("committed without a block that was to be kept")
+	}
 }
 
 func sweepSparesUploadThatEnded(f *fixture) {
