@@ -11,6 +11,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
+	"github.com/steadcloud/stead/internal/machine"
 	"github.com/steadcloud/stead/internal/state"
 )
 
@@ -155,6 +156,25 @@ func shortDevice(d string) string {
 		return "sd" + x
 	}
 	return d
+}
+
+// diskOf is an attached volume as a machine gets it.
+func (c *Cloud) diskOf(vol *state.Volume) machine.Disk {
+	return machine.Disk{Path: c.volumes.Path(vol.ID), VolumeID: vol.ID, Slot: slotOf(vol.Attachment.Device)}
+}
+
+// namedDevice are the device names by whose letter a disk has its slot, where
+// the images of this program find it again: /dev/sdf, /dev/sdf1 and /dev/xvdf.
+var namedDevice = regexp.MustCompile(`^sd([a-z])[0-9]*$`)
+
+// slotOf is the place in a machine of a disk with a device name: 1 for a, and
+// so on; 0 for names that have none.
+func slotOf(device string) int {
+	m := namedDevice.FindStringSubmatch(shortDevice(device))
+	if m == nil || int(m[1][0]-'a') >= machine.Slots {
+		return 0
+	}
+	return int(m[1][0]-'a') + 1
 }
 
 // DetachVolume unplugs a volume. From a running machine the guest lets go of

@@ -44,7 +44,7 @@ func (c *Cloud) plug(ctx context.Context, inst *state.Instance, h *machineHandle
 	if !c.uses.run(inst.ID, []string{d.ID}, func() { c.work.kick(jobOf(inst)) }) {
 		return nil
 	}
-	if err := h.vm.Attach(ctx, machine.Disk{Path: c.volumes.Path(d.ID), VolumeID: d.ID}); err != nil {
+	if err := h.vm.Attach(ctx, c.diskOf(d)); err != nil {
 		return fmt.Errorf("attach %s to %s: %w", d.ID, inst.ID, err)
 	}
 	return amend(c, jobOf(d), func(_ *state.Tx, v *state.Volume) error {

@@ -304,7 +304,7 @@ func (c *Cloud) spec(inst *state.Instance, disks []*state.Volume) (machine.Spec,
 		s.CPUs = 1 // a translated guest boots slower with more
 	}
 	for _, d := range disks {
-		s.Disks = append(s.Disks, machine.Disk{Path: c.volumes.Path(d.ID), VolumeID: d.ID})
+		s.Disks = append(s.Disks, c.diskOf(d))
 	}
 	if inst.KernelID == "" {
 		return s, nil

@@ -35,8 +35,13 @@ type guest struct {
 	signer  ssh.Signer
 }
 
-// disk is a disk of a machine under test.
+// disk is a disk of a machine under test. The first is plugged in as sda, the
+// next as sdf, sdg and so on.
 type disk struct{ path, serial string }
+
+// hotPort is the root port of sdp, which disks that come later are plugged
+// into: the last of those with a name.
+const hotPort = 15
 
 // metadataServer is instance metadata as the guest asks for it.
 type metadataServer struct {
@@ -107,13 +112,19 @@ func boot(t *testing.T, tiny *Tiny, signer ssh.Signer, metadata *metadataServer,
 		"-nodefaults", "-no-user-config", "-display", "none", "-serial", "file:" + g.console,
 		"-kernel", tiny.Kernel, "-initrd", tiny.Initrd, "-append", tiny.Cmdline,
 		"-netdev", netdev, "-device", "virtio-net-pci,netdev=n,romfile=",
-		"-device", "pcie-root-port,id=port0,chassis=1",
 		"-qmp", "unix:" + filepath.Join(dir, "qmp") + ",server=on,wait=off",
 	}
+	for i := range hotPort + 1 {
+		args = append(args, "-device", fmt.Sprintf("pcie-root-port,id=port%d,chassis=%d,addr=%#x.%d,multifunction=on", i, i+1, 0x10+i/8, i%8))
+	}
 	for i, d := range disks {
+		port := 0
+		if i > 0 {
+			port = 4 + i
+		}
 		id := fmt.Sprintf("d%d", i)
 		args = append(args, "-blockdev", "driver=file,discard=unmap,node-name="+id+",filename="+d.path,
-			"-device", "virtio-blk-pci,drive="+id+",serial="+d.serial)
+			"-device", fmt.Sprintf("virtio-blk-pci,drive=%s,serial=%s,bus=port%d", id, d.serial, port))
 	}
 	g.cmd = exec.CommandContext(t.Context(), qemu, args...)
 	var output bytes.Buffer
@@ -378,9 +389,6 @@ func (l *serverLife) firstBoot(t *testing.T) {
 		"meta-data/instance-id":               "i-00000000000000001",
 		"meta-data/local-hostname":            "ip-10-0-0-1.ec2.internal",
 		"meta-data/block-device-mapping/":     "ami\nebs1\nebs2\nroot",
-		"meta-data/block-device-mapping/ebs1": "sdf",
-		"meta-data/block-device-mapping/ebs2": "sdg1",
-		"meta-data/block-device-mapping/ami":  "/dev/sda1",
 		"user-data":                           "#!/bin/sh\necho run >>/root/user-data-runs\n",
 	})
 	g := boot(t, l.tiny, l.signer, l.metadata, l.root, l.data, l.foreign)
@@ -388,7 +396,8 @@ func (l *serverLife) firstBoot(t *testing.T) {
 	g.logged("STEAD late", 1)
 	g.want("hostname", "ip-10-0-0-1")
 	g.want("cat /root/user-data-runs", "run")
-	g.want("readlink /dev/sdf; readlink /dev/sdg1; readlink /dev/disk/by-id/virtio-"+l.data.serial, "vdb\nvdc\n../../vdb")
+	g.want("cd /dev; for l in sda xvda1 sdf sdf1 xvdf xvdf1 sdg1; do readlink $l; done", "vda\nvda\nvdb\nvdb\nvdb\nvdb\nvdc")
+	g.want("cd /dev/disk/by-id; for l in virtio- nvme-Amazon_Elastic_Block_Store_; do readlink $l"+l.data.serial+"; done", "../../vdb\n../../vdb")
 	g.want("grep -c '^UUID=.* /data ext4 defaults,nofail ' /etc/fstab", "1")
 	g.want("grep -c '^UUID=' /etc/fstab", "1")
 	if _, err := runOver(g.dial("ec2-user"), "sudo -n touch /root/by-ec2-user"); err != nil {
@@ -423,10 +432,12 @@ func (l *serverLife) rescue(t *testing.T) {
 
 	g.plug(l.data)
 	g.logged("on /data", 1)
-	g.want("cat /data/file", "data")
+	g.want("cat /data/file; readlink /dev/sdp; readlink /dev/xvdp1", "data\nvdb\nvdb")
 	g.want("umount /data && echo free", "free")
 	g.unplug()
-	g.eventually("the link goes", func() bool { return g.sh("ls /dev/disk/by-id") == "virtio-"+l.root.serial })
+	g.eventually("the links go", func() bool {
+		return g.sh("ls /dev/disk/by-id | grep -c "+l.data.serial+"; ls /dev/sd?") == "0\n/dev/sda"
+	})
 	g.plug(l.data)
 	g.logged("on /data", 2)
 	g.want("cat /data/file", "data")
@@ -437,24 +448,43 @@ func (l *serverLife) rescue(t *testing.T) {
 	g.gone()
 }
 
-// clone boots a copy of the disk as another server, with a disk that its user
+// cloneUserData makes a mirror of the disks by the names that EC2 knows them by.
+const cloneUserData = `#!/bin/sh
+# stead: new-identity
+# stead: hostname copy
+# stead: disks
+echo run >>/root/user-data-runs
+set -e
+blkid /dev/sdf1 /dev/sdg && exit 1
+mdadm --create /dev/md/data --run --level=1 --raid-devices=2 --homehost=any --metadata=1.2 /dev/sdf1 /dev/xvdg
+mkfs.ext4 -q /dev/md/data 2>/dev/null
+mkdir -p /srv /etc/mdadm
+mdadm --detail --scan >/etc/mdadm/mdadm.conf
+echo "UUID=$(blkid -s UUID -o value /dev/md/data) /srv ext4 defaults,nofail 0 2" >>/etc/fstab
+mount /srv
+echo mirrored >/srv/file
+`
+
+// clone boots a copy of the disk as another server, with disks that its user
 // data prepares.
 func (l *serverLife) clone(t *testing.T) {
 	dir := t.TempDir()
 	copied := sparse(t, filepath.Join(dir, "root"), 0, nil)
 	command(t, "cp", "--sparse=always", l.root.path, copied.path)
 	copied.serial = "vol00000000000000004"
-	blank := sparse(t, filepath.Join(dir, "blank"), 64<<20, nil)
-	blank.serial = "vol00000000000000005"
+	var blank [2]disk
+	for i := range blank {
+		blank[i] = sparse(t, filepath.Join(dir, fmt.Sprint("blank", i)), 64<<20, nil)
+		blank[i].serial = fmt.Sprint("vol0000000000000000", 5+i)
+	}
 	l.metadata.set(map[string]string{
 		"meta-data/public-keys/0/openssh-key": l.authorized,
 		"meta-data/instance-id":               "i-00000000000000003",
 		"meta-data/local-hostname":            "ip-10-0-0-3.ec2.internal",
-		"meta-data/block-device-mapping/":     "ami\nebs1",
-		"meta-data/block-device-mapping/ebs1": "sdf",
-		"user-data":                           "#!/bin/sh\n# stead: new-identity\n# stead: hostname copy\n# stead: disks\nblkid /dev/vdb >/root/blkid; echo run >>/root/user-data-runs\n",
+		"meta-data/block-device-mapping/":     "ami\nebs1\nebs2",
+		"user-data":                           cloneUserData,
 	})
-	g := boot(t, l.tiny, l.signer, l.metadata, copied, blank)
+	g := boot(t, l.tiny, l.signer, l.metadata, copied, blank[0], blank[1])
 	keys := g.hostKeys()
 	for key := range strings.Lines(l.hostKeys) {
 		if strings.Contains(keys, strings.Fields(key)[1]) {
@@ -462,21 +492,22 @@ func (l *serverLife) clone(t *testing.T) {
 		}
 	}
 	g.logged("STEAD late", 1)
-	g.want("cat /root/file /root/user-data-runs /root/blkid; hostname", "root\nrun\nrun\ncopy")
+	g.want("cat /var/log/user-data.log", "mdadm: array /dev/md/data started.")
+	g.want("cat /root/file /root/user-data-runs /srv/file; hostname; umask", "root\nrun\nrun\nmirrored\ncopy\n0022")
 	id := g.sh("cat /etc/machine-id")
 	_, _ = runOver(g.dial("root"), "reboot") // ends the connection, too
 	g.logged("STEAD late", 2)
 	if again := g.hostKeys(); again != keys {
 		t.Errorf("the clone's host keys changed with a reboot:\n%s%s", keys, again)
 	}
-	g.want("cat /etc/machine-id /root/user-data-runs; hostname; blkid /dev/vdb || echo blank", id+"\nrun\nrun\ncopy\nblank")
+	g.want("cat /etc/machine-id /root/user-data-runs /srv/file; hostname; grep -c '^UUID=.* /data' /etc/fstab", id+"\nrun\nrun\nmirrored\ncopy\n1")
 }
 
 // plug attaches a disk to the running machine; unplug takes it away again.
 func (g *guest) plug(d disk) {
 	g.t.Helper()
 	g.tell("blockdev-add", map[string]any{"driver": "file", "node-name": "hot", "filename": d.path})
-	g.tell("device_add", map[string]any{"driver": "virtio-blk-pci", "id": "hot-disk", "drive": "hot", "serial": d.serial, "bus": "port0"})
+	g.tell("device_add", map[string]any{"driver": "virtio-blk-pci", "id": "hot-disk", "drive": "hot", "serial": d.serial, "bus": fmt.Sprintf("port%d", hotPort)})
 }
 
 func (g *guest) unplug() {
@@ -518,7 +549,6 @@ func TestMachineTinyCutOffAnywhere(t *testing.T) {
 		"meta-data/public-keys/0/openssh-key": authorized,
 		"meta-data/instance-id":               "i-00000000000000001",
 		"meta-data/block-device-mapping/":     "ami\nebs1",
-		"meta-data/block-device-mapping/ebs1": "sdf",
 	})
 	data := sparse(t, filepath.Join(dir, "data"), 128<<20, nil)
 	for _, moment := range []string{"STEAD init", "STEAD net", "STEAD formatted", "STEAD mounted", "STEAD ready"} {

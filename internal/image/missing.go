@@ -47,6 +47,7 @@ func guestPrograms() []tool {
 		{name: "dropbearkey", pkg: "dropbear-bin", reason: "the guest's host keys"},
 		{name: "mke2fs", pkg: "e2fsprogs", reason: "formatting disks"},
 		{name: "resize2fs", pkg: "e2fsprogs", reason: "growing the guest's root"},
+		{name: "mdadm", pkg: "mdadm", reason: "arrays of disks in the guest"},
 		{name: "blkid", pkg: "util-linux", reason: "telling an empty disk in the guest"},
 	}
 }

@@ -23,11 +23,16 @@ func guestModules() (required, optional []string) {
 		[]string{"crc32c_generic", "virtio_rng", "evdev", "button"}
 }
 
+// spareModules are drivers that the guest can load when it needs them. One that
+// a kernel doesn't have is left out.
+func spareModules() []string { return []string{"raid0", "raid1", "raid10"} }
+
 // module is a loadable kernel module.
 type module struct {
 	name    string
 	data    []byte // the ELF file, unpacked
 	depends []string
+	aliases []string // other names that it is asked for by
 }
 
 // moduleTree finds modules below lib/modules/VERSION. It doesn't use
@@ -126,35 +131,37 @@ func readModule(ctx context.Context, path string) (module, error) {
 	if err != nil {
 		return module{}, err
 	}
-	deps, err := moduleDepends(data)
-	return module{name: moduleName(path), data: data, depends: deps}, err
+	m := module{name: moduleName(path), data: data}
+	m.depends, m.aliases, err = moduleInfo(data)
+	return m, err
 }
 
-// moduleDepends returns the modules that one says it needs.
-func moduleDepends(data []byte) ([]string, error) {
+// moduleInfo returns the modules that one says it needs, and its other names.
+func moduleInfo(data []byte) (depends, aliases []string, err error) {
 	f, err := elf.NewFile(bytes.NewReader(data))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	section := f.Section(".modinfo")
 	if section == nil {
-		return nil, errors.New("no .modinfo section")
+		return nil, nil, errors.New("no .modinfo section")
 	}
 	info, err := io.ReadAll(section.Open())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var deps []string
 	for field := range bytes.SplitSeq(info, []byte{0}) {
-		list, ok := strings.CutPrefix(string(field), "depends=")
-		if !ok {
-			continue
-		}
-		for name := range strings.SplitSeq(list, ",") {
-			if name != "" {
-				deps = append(deps, strings.ReplaceAll(name, "-", "_"))
+		key, value, _ := strings.Cut(string(field), "=")
+		switch key {
+		case "alias":
+			aliases = append(aliases, value)
+		case "depends":
+			for name := range strings.SplitSeq(value, ",") {
+				if name != "" {
+					depends = append(depends, strings.ReplaceAll(name, "-", "_"))
+				}
 			}
 		}
 	}
-	return deps, nil
+	return depends, aliases, nil
 }

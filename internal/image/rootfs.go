@@ -20,7 +20,7 @@ const initramfsFiles, rootFiles = "tiny/initramfs", "tiny/rootfs"
 
 // initramfsApplets are the busybox programs that the initramfs calls by name.
 func initramfsApplets() []string {
-	return []string{"sh", "mount", "modprobe", "findfs", "sleep", "poweroff", "switch_root"}
+	return []string{"sh", "mount", "modprobe", "findfs", "sleep", "poweroff", "switch_root", "cp"}
 }
 
 // buildInitramfs returns the initramfs for a kernel. It isn't compressed: two
@@ -32,6 +32,10 @@ func (b *builder) buildInitramfs(ctx context.Context, k kernel) ([]byte, error) 
 	}
 	required, optional := guestModules()
 	modules, err := tree.resolve(ctx, required, optional)
+	if err != nil {
+		return nil, err
+	}
+	spare, err := tree.resolve(ctx, nil, spareModules())
 	if err != nil {
 		return nil, err
 	}
@@ -54,31 +58,36 @@ func (b *builder) buildInitramfs(ctx context.Context, k kernel) ([]byte, error) 
 	for _, name := range initramfsApplets() {
 		w.Symlink("busybox", "bin/"+name)
 	}
-	addModules(w, k.version, modules)
+	addModules(w, "lib/modules/"+k.version, modules)
+	var names []string
+	for _, m := range modules {
+		names = append(names, m.name)
+	}
+	w.File("etc/modules", 0o644, []byte(strings.Join(names, " ")+"\n"))
+	addModules(w, "spare/"+k.version, spare)
 	if err := w.Close(); err != nil {
 		return nil, fmt.Errorf("write initramfs: %w", err)
 	}
 	return buf.Bytes(), nil
 }
 
-// addModules adds the modules, their index as modprobe reads it, and the list
-// of what to load.
-func addModules(w *cpioWriter, version string, modules []module) {
-	var index, names strings.Builder
+// addModules adds a folder of modules, with their index and their other names
+// as modprobe reads them.
+func addModules(w *cpioWriter, dir string, modules []module) {
+	var index, aliases strings.Builder
 	for _, m := range modules {
+		w.File(dir+"/"+m.name+".ko", 0o644, m.data)
 		fmt.Fprintf(&index, "%s.ko:", m.name)
 		for _, dep := range m.depends {
 			fmt.Fprintf(&index, " %s.ko", dep)
 		}
 		index.WriteByte('\n')
-		fmt.Fprintf(&names, "%s ", m.name)
-	}
-	dir := "lib/modules/" + version
-	for _, m := range modules {
-		w.File(dir+"/"+m.name+".ko", 0o644, m.data)
+		for _, alias := range m.aliases {
+			fmt.Fprintf(&aliases, "alias %s %s\n", alias, m.name)
+		}
 	}
 	w.File(dir+"/modules.dep", 0o644, []byte(index.String()))
-	w.File("etc/modules", 0o644, []byte(strings.TrimSpace(names.String())+"\n"))
+	w.File(dir+"/modules.alias", 0o644, []byte(aliases.String()))
 }
 
 func readTool(t tool) ([]byte, error) {
@@ -230,6 +239,9 @@ func (b *builder) stageApplets(ctx context.Context, dir string) error {
 	for link, target := range map[string]string{
 		"etc/resolv.conf": "/run/resolv.conf", "etc/mtab": "/proc/mounts",
 		"sbin/mkfs.ext4": "mke2fs",
+		// What the kernel calls when it wants a driver, and where those are
+		// that the initramfs brings along.
+		"sbin/modprobe": "../bin/busybox", "lib/modules": "/run/modules",
 	} {
 		if err := os.Symlink(target, filepath.Join(dir, link)); err != nil {
 			return err

@@ -9,12 +9,6 @@ import (
 )
 
 const (
-	// portsPerSlot is how many root ports share a PCI slot of the root bus.
-	portsPerSlot = 8
-	// firstPortSlot is the root bus's first slot with root ports; the ones
-	// below are left to the network card and the like.
-	firstPortSlot = 0x10
-
 	// diskAIO is how QEMU does its file I/O. io_uring took 0.2–0.8 s where
 	// threads took 1.1–1.5 s for 60,000 cached 4 KiB requests (qemu-img bench,
 	// QEMU 7.2), but is refused by the seccomp profiles of most containers and by
@@ -52,11 +46,12 @@ func arguments(s Spec, accel Accel, firmware string) []string {
 	for i := range MaxDisks {
 		args = append(args, "-device", rootPort(i))
 	}
+	ports := assignPorts(s.Disks)
 	for i, d := range s.Disks {
 		for _, node := range []any{fileNode(d), overlayNode(d, nodeFile(d.VolumeID))} {
 			args = append(args, "-blockdev", mustJSON(node))
 		}
-		dev := diskDevice(d, portID(i))
+		dev := diskDevice(d, portID(ports[i]))
 		if i == 0 {
 			dev.BootIndex = 1 // 0 is what QEMU gives to -kernel
 		}
@@ -135,17 +130,6 @@ func smbios(s Spec) string {
 		if f.value != "" {
 			v += "," + f.key + "=" + escape(f.value)
 		}
-	}
-	return v
-}
-
-func portID(i int) string { return "rp" + strconv.Itoa(i) }
-
-func rootPort(i int) string {
-	v := fmt.Sprintf("pcie-root-port,id=%s,chassis=%d,bus=pcie.0,addr=%#x.%#x",
-		portID(i), i+1, firstPortSlot+i/portsPerSlot, i%portsPerSlot)
-	if i%portsPerSlot == 0 {
-		v += ",multifunction=on"
 	}
 	return v
 }

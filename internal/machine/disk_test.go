@@ -88,7 +88,7 @@ func TestMachineTakesNoMoreThanMaxDisks(t *testing.T) {
 		disks = append(disks, newDisk(t, n+1, 1<<20))
 	}
 	m := start(t, newSpec(t, "idle", disks...))
-	waitConsole(t, m, "vol00000000000000018") // the 24th
+	waitConsole(t, m, disks[MaxDisks-1].serial())
 	err := m.Attach(t.Context(), newDisk(t, MaxDisks+1, 1<<20))
 	if !errors.Is(err, ErrNoSlot) {
 		t.Errorf("one more disk: %v, want ErrNoSlot", err)

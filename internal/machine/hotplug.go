@@ -94,7 +94,7 @@ func (m *Machine) attach(ctx context.Context, d Disk) error {
 	if n, ok := nodes[nodeFile(d.VolumeID)]; ok && n.Filename != d.Path {
 		return fmt.Errorf("attached already from %s", n.Filename)
 	}
-	port, attached, err := m.freePort(ctx, deviceID(d.VolumeID))
+	port, attached, err := m.freePort(ctx, d)
 	if err != nil || attached {
 		return err
 	}
@@ -119,35 +119,6 @@ func (m *Machine) plug(ctx context.Context, d Disk, port string, nodes map[strin
 		}
 	}
 	return m.execute(ctx, "device_add", diskDevice(d, port), nil)
-}
-
-// freePort returns a root port with nothing behind it, or that the device is
-// there already.
-func (m *Machine) freePort(ctx context.Context, device string) (port string, present bool, err error) {
-	names, err := m.peripherals(ctx)
-	if err != nil {
-		return "", false, err
-	}
-	used := map[string]bool{}
-	for _, name := range names {
-		if name == device {
-			return "", true, nil
-		}
-		if !strings.HasPrefix(name, deviceID("")) {
-			continue
-		}
-		var bus string // /machine/peripheral/rp3/rp3
-		if err := m.execute(ctx, "qom-get", map[string]any{"path": "/machine/peripheral/" + name, "property": "parent_bus"}, &bus); err != nil {
-			return "", false, err
-		}
-		used[bus[strings.LastIndex(bus, "/")+1:]] = true
-	}
-	for i := range MaxDisks {
-		if !used[portID(i)] {
-			return portID(i), false, nil
-		}
-	}
-	return "", false, fmt.Errorf("%w: %d are attached", ErrNoSlot, MaxDisks)
 }
 
 // Detach asks the guest to let go of a disk and closes its file when it has.

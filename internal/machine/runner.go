@@ -165,6 +165,7 @@ func (r *Runner) launch(ctx context.Context, spec Spec, accel Accel) (*Machine, 
 	if err != nil {
 		return nil, err
 	}
+	spec.Slotted = true
 	began := consoleSize(spec.Dir)
 	if err := writeRecord(spec.Dir, record{Spec: spec, Accel: accel}); err != nil {
 		return nil, err

@@ -30,7 +30,7 @@ type Spec struct {
 	CPUs      int `json:"cpus"`
 	MemoryMiB int `json:"memoryMiB"`
 
-	Disks []Disk `json:"disks"` // the root first; the guest sees them in this order
+	Disks []Disk `json:"disks"` // the root first
 
 	// Kernel is booted directly when set, with Initrd and Cmdline. Otherwise
 	// the firmware boots from the first disk.
@@ -49,6 +49,10 @@ type Spec struct {
 	SerialNumber string `json:"serialNumber,omitempty"`
 
 	Accel Accel `json:"accel,omitempty"` // the Runner's when empty
+
+	// Slotted is set by Start: the disks sit in ports by their slots. Machines
+	// that an older program started have them in their order.
+	Slotted bool `json:"slotted,omitempty"`
 }
 
 // Disk is a volume as a machine sees it.
@@ -56,6 +60,11 @@ type Disk struct {
 	Path     string `json:"path"`     // absolute path of the raw file
 	VolumeID string `json:"volumeId"` // vol-…; the serial number is this without its dash
 	ReadOnly bool   `json:"readOnly,omitempty"`
+	// Slot is the place that the disk has, 2 to Slots; the root has the first,
+	// whatever it says. Zero means any; so does one that is taken. A guest reads
+	// it in the PCI address of the disk's root port: slot n is 00:10.0 + (n-1),
+	// eight to a device, as in 00:10.5 for 6 and 00:11.0 for 9.
+	Slot int `json:"slot,omitempty"`
 }
 
 // NIC is a machine's network card. QEMU listens for the network on
@@ -68,7 +77,7 @@ type NIC struct {
 // Limits of a machine.
 const (
 	// MaxDisks is how many disks a machine can have at once.
-	MaxDisks = 24
+	MaxDisks = Slots + sparePorts
 	// maxSerial is the length of virtio-blk's serial number.
 	maxSerial = 20
 	// maxNodeName is the length of a block node's name in QEMU.
@@ -91,6 +100,8 @@ func (d Disk) validate() error {
 		return fmt.Errorf("volume ID %q: its serial number takes at most %d characters", d.VolumeID, maxSerial)
 	case len(nodeOverlay(d.VolumeID)) > maxNodeName:
 		return fmt.Errorf("volume ID %q: longer than a block node's name allows", d.VolumeID)
+	case d.Slot < 0 || d.Slot > Slots:
+		return fmt.Errorf("volume %s: slot %d is not one of %d", d.VolumeID, d.Slot, Slots)
 	case !filepath.IsAbs(d.Path):
 		return fmt.Errorf("volume %s: path %q is not absolute", d.VolumeID, d.Path)
 	}

@@ -1,5 +1,6 @@
 # Sourced by all scripts here. shellcheck shell=sh
 export PATH=/sbin:/bin:/usr/sbin:/usr/bin
+export MDADM_NO_UDEV=1
 umask 022
 
 # stamp WORD: a line on the console with the seconds since the kernel started.

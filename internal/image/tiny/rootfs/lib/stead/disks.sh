@@ -18,8 +18,7 @@ root_device() {
 	done </proc/mounts
 }
 
-# name_disks, name_disk NAME: a link by the disk's serial number, which is the
-# volume's ID, as udev makes it.
+# name_disks: all disks' names.
 name_disks() {
 	mkdir -p /dev/disk/by-id
 	for dir in /sys/block/vd*; do
@@ -27,11 +26,56 @@ name_disks() {
 	done
 }
 
+# name_disk NAME: links by the disk's serial number, which is the volume's ID,
+# as udev makes them and as they are on EC2; and by its device name: /dev/sdf,
+# and /dev/sdf1 for its first partition, or for all of it where it has none.
 name_disk() {
+	letter=$(slot_letter "$1")
+	link_all() { # DEVICE SUFFIX BY-ID-SUFFIX
+		[ -z "$letter" ] || link_device "$1" "sd$letter$2" "xvd$letter$2"
+		[ -z "$serial" ] || [ "$3" = no ] || {
+			ln -sfn "../../$1" "/dev/disk/by-id/virtio-$serial$3"
+			ln -sfn "../../$1" "/dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_$serial$3"
+		}
+	}
+	serial=
 	read -r serial 2>/dev/null <"/sys/block/$1/serial"
-	[ -n "$serial" ] || return 0
-	mkdir -p /dev/disk/by-id
-	ln -sfn "../../$1" "/dev/disk/by-id/virtio-$serial"
+	link_all "$1" '' ''
+	whole=yes
+	for part in "/sys/block/$1/$1"[0-9]*; do
+		[ -e "$part" ] || continue
+		whole=
+		part=${part##*/}
+		link_all "$part" "${part#"$1"}" "-part${part#"$1"}"
+	done
+	[ -z "$whole" ] || link_all "$1" 1 no
+}
+
+link_device() {
+	device=$1
+	shift
+	for link; do
+		# A device of that very name is left alone.
+		if [ -L "/dev/$link" ] || [ ! -e "/dev/$link" ]; then
+			ln -sfn "$device" "/dev/$link"
+		fi
+	done
+}
+
+# slot_letter NAME: the letter that stands for where the disk is plugged in: a
+# for the first port of device 10 on the root bus, and so on, eight to a device.
+# Prints nothing for a disk elsewhere.
+slot_letter() {
+	cd -P "/sys/block/$1" 2>/dev/null || return 0
+	slot=${PWD#*/0000:00:1}
+	slot=${slot%%/*}
+	case $slot in
+	[01].[0-7])
+		set -- a b c d e f g h i j k l m n o p
+		shift $((${slot%.*} * 8 + ${slot#*.}))
+		echo "$1"
+		;;
+	esac
 }
 
 # forget_disk DEVICE: a disk was pulled. What was mounted from it is of no use
@@ -40,9 +84,20 @@ forget_disk() {
 	while read -r device dir _; do
 		[ "$device" != "$1" ] || umount -l "$dir"
 	done </proc/mounts
-	for link in /dev/disk/by-id/* /dev/sd*; do
+	for link in /dev/disk/by-id/* /dev/sd* /dev/xvd*; do
 		[ ! -L "$link" ] || [ -e "$link" ] || rm -f "$link"
 	done
+}
+
+# assemble_raid [DEVICE]: puts together the arrays that this system knows: all,
+# or what a disk that came is a part of.
+assemble_raid() {
+	grep -qs '^ARRAY' /etc/mdadm/mdadm.conf /etc/mdadm.conf || return 0
+	if [ $# -eq 0 ]; then
+		mdadm --assemble --scan --quiet
+	else
+		mdadm --incremental --quiet "$1"
+	fi
 }
 
 # mount_known: mounts what /etc/fstab names and is there. A disk that is not
@@ -67,55 +122,17 @@ mounted() {
 	return 1
 }
 
-# data_disks: the disks that the instance was launched with, beyond its root.
-# They get the names that EC2 gives them, and those that have never held
-# anything are made ready for use, unless the user data says that it does so.
-# Disks that come later are their owner's.
+# data_disks: of the disks that the instance was launched with, those that have
+# never held anything are made ready for use, unless the user data says that it
+# does so. Disks that come later are their owner's.
 data_disks() {
-	names=
-	while read -r entry || [ -n "$entry" ]; do
-		case $entry in
-		ebs*) names="$names $(metadata "meta-data/block-device-mapping/$entry")" ;;
-		esac
-	done 2>/dev/null <$ANSWERS/4
-	root=$(root_device)
-	disks=
-	for dir in /sys/block/vd*; do
-		[ "/dev/${dir##*/}" = "$root" ] || disks="$disks ${dir##*/}"
-	done
-	# shellcheck disable=SC2086 # two lists
-	link_names "$names" $disks
-	[ -n "$names" ] || return 0
+	grep -q '^ebs' "$ANSWERS/4" 2>/dev/null || return 0
 	! told disks >/dev/null || return 0
-	for disk in $disks; do
-		prepare_disk "$disk"
+	root=$(root_device)
+	for dir in /sys/block/vd*; do
+		[ "/dev/${dir##*/}" = "$root" ] || prepare_disk "${dir##*/}"
 	done
 	mount_known
-}
-
-# link_names NAMES DISK...: /dev/sdf and the like. Disks are attached in the
-# order of their names; where the numbers differ, nobody can tell which is
-# which, and a wrong name is worse than none.
-link_names() {
-	names=$1
-	shift
-	# shellcheck disable=SC2086 # a list
-	set -- $names -- "$@"
-	[ $(($(count_words "$names") * 2 + 1)) -eq $# ] || return 0
-	for name in $names; do
-		shift
-	done
-	shift
-	for name in $names; do
-		[ -e "/dev/${name#/dev/}" ] || ln -sfn "$1" "/dev/${name#/dev/}"
-		shift
-	done
-}
-
-count_words() {
-	# shellcheck disable=SC2086 # a list
-	set -- $1
-	echo $#
 }
 
 # prepare_disk NAME: makes a file system on a disk that has never held

@@ -70,7 +70,7 @@ machine_id() {
 # had, stays.
 first_hostname() {
 	[ ! -s /etc/hostname ] || return 0
-	name=$(told hostname) || read -r name 2>/dev/null <$ANSWERS/3
+	name=$(told hostname) || read -r name 2>/dev/null <"$ANSWERS/3"
 	[ -n "$name" ] || return 0
 	echo "${name%%.*}" | save /etc/hostname
 	hostname "${name%%.*}"
