@@ -396,7 +396,8 @@ func cpuOptions(name string) *types.CpuOptions {
 }
 
 func currentBootMode(mode string) types.InstanceBootModeValues {
-	if mode == "uefi" || mode == "uefi-preferred" {
+	// An image that prefers UEFI boots by BIOS as well, and sooner.
+	if mode == "uefi" {
 		return types.InstanceBootModeValuesUefi
 	}
 	return types.InstanceBootModeValuesLegacyBios

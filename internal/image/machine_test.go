@@ -397,7 +397,7 @@ func (l *serverLife) firstBoot(t *testing.T) {
 	g.want("hostname", "ip-10-0-0-1")
 	g.want("cat /root/user-data-runs", "run")
 	g.want("cd /dev; for l in sda xvda1 sdf sdf1 xvdf xvdf1 sdg1; do readlink $l; done", "vda\nvda\nvdb\nvdb\nvdb\nvdb\nvdc")
-	g.want("cd /dev/disk/by-id; for l in virtio- nvme-Amazon_Elastic_Block_Store_; do readlink $l"+l.data.serial+"; done", "../../vdb\n../../vdb")
+	g.want("cd /dev/disk/by-id; for l in virtio- nvme-Amazon_Elastic_Block_Store_; do readlink ${l}"+l.data.serial+"; done", "../../vdb\n../../vdb")
 	g.want("grep -c '^UUID=.* /data ext4 defaults,nofail ' /etc/fstab", "1")
 	g.want("grep -c '^UUID=' /etc/fstab", "1")
 	if _, err := runOver(g.dial("ec2-user"), "sudo -n touch /root/by-ec2-user"); err != nil {
