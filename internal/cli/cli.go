@@ -136,6 +136,7 @@ func addCommands(a *App, root *cobra.Command) {
 		newStop(a), newReboot(a), newResize(a), newTerminate(a), newRescue(a))
 	add(groupDisks, newVolume(a), newSnapshot(a), newSnapshots(a), newImage(a))
 	add(groupClouds, newContext(a), newCloud(a), newEC2(a), newDoctor(a))
+	add(groupClouds, newCost(a))
 	root.AddCommand(newVersion(a), newHelpExitCodes(), newHelpEnvironment())
 }
 

@@ -44,6 +44,8 @@ type Spec struct {
 	// that the server has only while it runs.
 	Addresses, LooseAddresses int
 	EgressGiB                 int64 // a month, while it runs
+	// FreeGiB is what of that costs nothing: see FreeEgressGiB.
+	FreeGiB int64
 }
 
 // Volume is a disk that is paid for.
@@ -98,6 +100,19 @@ func (b *Bill) Total(w Way) (Range, bool) {
 		}
 	}
 	return Range{}, false
+}
+
+// Cheapest returns the lowest total among ways, and which way it is; "" when
+// none of them has a total.
+func (b *Bill) Cheapest(ways ...Way) (Range, Way) {
+	var lowest Range
+	var way Way
+	for _, w := range ways {
+		if r, ok := b.Total(w); ok && (way == "" || r.Low < lowest.Low) {
+			lowest, way = r, w
+		}
+	}
+	return lowest, way
 }
 
 // Month computes a month of s. What has no figure has no line.
@@ -250,7 +265,7 @@ func (b *Book) billAddresses(bill *Bill, s Spec, running []Way) {
 
 // billEgress bills traffic beyond what is free, a line a tier.
 func (b *Book) billEgress(bill *Bill, s Spec, ways []Way) {
-	left := s.EgressGiB - FreeEgressGiB
+	left := s.EgressGiB - s.FreeGiB
 	if left <= 0 {
 		return
 	}
@@ -263,7 +278,7 @@ func (b *Book) billEgress(bill *Bill, s Spec, ways []Way) {
 		if f.ToGiB > 0 {
 			n = min(n, f.ToGiB-f.FromGiB)
 		}
-		bill.add(fmt.Sprintf("traffic out, beyond %d GiB", done+FreeEgressGiB), f, n, ways)
+		bill.add(fmt.Sprintf("traffic out, beyond %d GiB", done+s.FreeGiB), f, n, ways)
 		if done += n; done == left {
 			return
 		}

@@ -138,7 +138,7 @@ func TestEgressTiers(t *testing.T) {
 	}
 	tiers := book(t, tier(10240, 51200, "0.085"), tier(0, 10240, "0.09"), tier(51200, 0, "0.07"))
 	for gib, want := range map[int64]string{100: "3.65", 101: "3.74", 10340: "925.25", 10341: "925.34", 100000: "7815.85"} {
-		bill := tiers.Month(price.Spec{Region: "us-east-1", Type: "t3.micro", Addresses: 1, EgressGiB: gib})
+		bill := tiers.Month(price.Spec{Region: "us-east-1", Type: "t3.micro", Addresses: 1, EgressGiB: gib, FreeGiB: price.FreeEgressGiB})
 		sum := price.Range{}
 		for _, l := range bill.Lines {
 			if strings.HasPrefix(l.Item, "traffic") || strings.HasPrefix(l.Item, "public") && slices.Contains(l.Ways, price.OnDemand) {
@@ -150,7 +150,7 @@ func TestEgressTiers(t *testing.T) {
 		}
 	}
 	// The table knows the first tier alone, and says what it leaves out.
-	bill := book(t).Month(price.Spec{Region: "us-east-1", Type: "t3.micro", EgressGiB: 10440})
+	bill := book(t).Month(price.Spec{Region: "us-east-1", Type: "t3.micro", EgressGiB: 10440, FreeGiB: 100})
 	if got := strings.Join(bill.Missing, ""); got != "100 GiB of traffic out" {
 		t.Errorf("missing is %q", got)
 	}
