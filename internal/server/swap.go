@@ -79,7 +79,7 @@ func (m *Manager) swapStep(ctx context.Context, w *world, o RescueOptions) error
 		return m.fillStandIn(ctx, w, root)
 	case types.InstanceStateNameRunning:
 		if attachedTo(root) == id {
-			return m.adopt(ctx, w)
+			return m.becomeServer(ctx, w)
 		}
 		return m.stopStub(ctx, w, root)
 	default:
@@ -344,9 +344,9 @@ func (m *Manager) unplugStub(ctx context.Context, w *world, v *types.Volume) err
 	})
 }
 
-// adopt makes a running stand-in that has the server's disks the server. The
+// becomeServer makes a running stand-in that has the server's disks the server. The
 // stand-in's tag goes last: as long as it is there, the rescue isn't finished.
-func (m *Manager) adopt(ctx context.Context, w *world) error {
+func (m *Manager) becomeServer(ctx context.Context, w *world) error {
 	id := aws.ToString(w.standIn.InstanceId)
 	for k := range w.stubs {
 		if err := m.deleteStub(ctx, &w.stubs[k]); err != nil {
