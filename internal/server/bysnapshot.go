@@ -4,8 +4,8 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -18,8 +18,8 @@ const rescueSetPrefix = "rescue-"
 // rescueBySnapshot brings a server back as new disks: a snapshot of each of
 // its disks (or its newest complete set, when they are gone), an image of the
 // snapshots, an instance of the image. The old disks stay, as superseded.
-func (m *Manager) rescueBySnapshot(ctx context.Context, w *world, o RescueOptions) (*RescueResult, error) {
-	setID, err := m.rescueSet(ctx, w)
+func (m *Manager) rescueBySnapshot(ctx context.Context, w *world, p *RescuePlan, o RescueOptions) (*RescueResult, error) {
+	setID, err := m.rescueSet(ctx, w, p.Set)
 	if err != nil {
 		return nil, err
 	}
@@ -45,42 +45,40 @@ func (m *Manager) rescueBySnapshot(ctx context.Context, w *world, o RescueOption
 		}
 	}
 	id := aws.ToString(w.instance.InstanceId)
-	if err := m.takeOver(ctx, w.name, id, set, f); err != nil {
+	if err := m.takeOver(ctx, w, id, set, f); err != nil {
 		return nil, err
 	}
 	s, err := m.comeBack(ctx, w.name, id, o.Wait)
 	if err != nil {
 		return nil, err
 	}
-	old, err := m.observe(ctx, w.name)
-	if err != nil {
-		return nil, err
-	}
-	r := &RescueResult{Server: s, By: RescueSnapshot, Image: aws.ToString(image.ImageId), Set: setID}
-	for k := range old.superseded {
-		r.Superseded = append(r.Superseded, diskOf(&old.superseded[k], nil))
-	}
-	slices.SortFunc(r.Superseded, func(a, b Disk) int { // root first
-		return cmp.Or(cmp.Compare(b.Role, a.Role), cmp.Compare(a.Device, b.Device))
-	})
-	return r, nil
+	return m.rescued(ctx, &RescueResult{Server: s, By: RescueSnapshot, Image: aws.ToString(image.ImageId)}, set)
 }
 
 // rescueSet returns the set to come back from: that of the rescue under way,
-// else one taken now of the detached disks, else the newest complete one. The
+// else the planned one, else one taken now of the detached disks. The
 // ID of a new set follows from the disks, so that repeating the rescue finds
 // it; they are detached and can't change meanwhile.
-func (m *Manager) rescueSet(ctx context.Context, w *world) (string, error) {
-	if w.instance != nil {
+func (m *Manager) rescueSet(ctx context.Context, w *world, planned *SnapshotSet) (string, error) {
+	switch {
+	case w.instance != nil:
 		return tagOf(w.instance.Tags, tagSet), nil
-	}
-	if w.root() == nil {
-		return m.newestSet(ctx, w.name)
+	case planned != nil:
+		return planned.ID, nil
+	case w.root() == nil:
+		return "", w.hopeless(nil)
 	}
 	plan := setPlan{id: rescueSetPrefix + digest(append([]string{w.name}, w.lifeIDs()...)...)[:12], volumes: w.volumes}
-	return plan.id, m.step("take snapshots", w.name, func() error {
+	return plan.id, m.quietSet(ctx, w, plan)
+}
+
+// quietSet snapshots disks that nothing writes to: detached ones, or those of
+// a stopped instance. What an earlier try took of the plan's set is found by
+// tag, for CreateSnapshot takes no client token.
+func (m *Manager) quietSet(ctx context.Context, w *world, plan setPlan) error {
+	return m.step("take snapshots", w.name, func() error {
 		for k := range plan.volumes {
-			if _, err := m.waitAvailable(ctx, aws.ToString(plan.volumes[k].VolumeId)); err != nil {
+			if err := m.waitQuiet(ctx, aws.ToString(plan.volumes[k].VolumeId), w.instance); err != nil {
 				return err
 			}
 		}
@@ -97,7 +95,7 @@ func (m *Manager) rescueSet(ctx context.Context, w *world) (string, error) {
 				continue
 			}
 			tags := plan.tags(v, true)
-			if v == root {
+			if root != nil && v.VolumeId == root.VolumeId {
 				tags[tagRole] = RoleRoot // also where a create was cut short
 			}
 			if err := m.snapshotVolume(ctx, v, tags); err != nil {
@@ -106,6 +104,15 @@ func (m *Manager) rescueSet(ctx context.Context, w *world) (string, error) {
 		}
 		return nil
 	})
+}
+
+// waitQuiet waits until a disk is plugged in nowhere but in a stopped instance.
+func (m *Manager) waitQuiet(ctx context.Context, id string, stopped *types.Instance) error {
+	_, err := m.waitVolume(ctx, id, "to be available", func(v *types.Volume) bool {
+		return attachedTo(v) == "" && v.State == types.VolumeStateAvailable ||
+			stateOf(stopped) == types.InstanceStateNameStopped && attachedTo(v) == aws.ToString(stopped.InstanceId)
+	})
+	return err
 }
 
 // lifeIDs are the IDs that stay the same from a termination to the end of the
@@ -117,17 +124,6 @@ func (w *world) lifeIDs() []string {
 	}
 	slices.Sort(ids)
 	return ids
-}
-
-func (m *Manager) newestSet(ctx context.Context, name string) (string, error) {
-	set, err := m.setAt(ctx, name, time.Time{}, "")
-	if KindOf(err) == KindNotFound {
-		return "", &Error{Code: KindNotFound, Reason: "there is neither a root disk nor a complete snapshot set of it", Remedy: "stead snapshots " + name}
-	}
-	if err != nil {
-		return "", err
-	}
-	return set.ID, nil
 }
 
 // setFacts reads what the root's snapshot recorded.
@@ -168,7 +164,7 @@ func (m *Manager) launchSet(ctx context.Context, w *world, set *SnapshotSet, ima
 	}
 	var i *types.Instance
 	err = m.step("launch instance", w.name, func() error {
-		i, err = m.launch(ctx, stepRescue, w.name, append(w.lifeIDs(), set.ID, run.Image), in)
+		i, err = m.launchAt(ctx, stepRescue, w.name, append(w.lifeIDs(), set.ID, run.Image), in, f)
 		return err
 	})
 	return i, err
@@ -176,7 +172,8 @@ func (m *Manager) launchSet(ctx context.Context, w *world, set *SnapshotSet, ima
 
 // takeOver makes the new disks the server: it checks that each is what its
 // snapshot was, tags them, and only then marks the old ones as superseded.
-func (m *Manager) takeOver(ctx context.Context, name, instanceID string, set *SnapshotSet, f facts) error {
+func (m *Manager) takeOver(ctx context.Context, w *world, instanceID string, set *SnapshotSet, f facts) error {
+	name := w.name
 	i, volumes, err := m.disksOf(ctx, instanceID)
 	if err != nil {
 		return err
@@ -195,10 +192,18 @@ func (m *Manager) takeOver(ctx context.Context, name, instanceID string, set *Sn
 		}
 	}
 	return m.step("make the new disks the server", aws.ToString(i.InstanceId), func() error {
+		if err := m.inherit(ctx, name, set, volumes); err != nil {
+			return err
+		}
 		if err := m.settle(ctx, name, instanceID, f); err != nil {
 			return err
 		}
 		for _, s := range set.Snapshots {
+			for _, old := range w.outdated(s, instanceID) {
+				if err := m.supersede(ctx, name, old, successor[s.SnapshotID]); err != nil {
+					return err
+				}
+			}
 			if err := m.supersede(ctx, name, s.VolumeID, successor[s.SnapshotID]); err != nil {
 				return err
 			}
@@ -207,10 +212,54 @@ func (m *Manager) takeOver(ctx context.Context, name, instanceID string, set *Sn
 	})
 }
 
+// inherit passes on what a snapshot says of a data disk, such as where it is
+// mounted: a launch tags all its disks alike.
+func (m *Manager) inherit(ctx context.Context, name string, set *SnapshotSet, volumes []types.Volume) error {
+	tapes, err := m.setSnapshots(ctx, set.Server, set.ID)
+	if err != nil {
+		return err
+	}
+	var server facts
+	general := server.fields()
+	for _, tape := range tapes {
+		want := diskTags(tape.Tags).with(serverTags(name))
+		maps.DeleteFunc(want, func(key, _ string) bool { return general[key] != nil || key == tagName })
+		if want[tagRole] == RoleRoot {
+			continue // its facts are the server's
+		}
+		for k := range volumes {
+			if aws.ToString(volumes[k].SnapshotId) != aws.ToString(tape.SnapshotId) {
+				continue
+			}
+			if err := m.tag(ctx, aws.ToString(volumes[k].VolumeId), tagsOf(volumes[k].Tags).missing(want)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// outdated lists the server's disks that a set's new one takes the place of:
+// those that had its role or device and aren't in the new instance.
+func (w *world) outdated(s Snapshot, instanceID string) []string {
+	var ids []string
+	for k := range w.volumes {
+		v := &w.volumes[k]
+		root := tagOf(v.Tags, tagRole) == RoleRoot
+		if attachedTo(v) == instanceID || aws.ToString(v.SnapshotId) == s.SnapshotID {
+			continue
+		}
+		if s.Role == RoleRoot && root || s.Role != RoleRoot && !root && sameSlot(deviceOf(v), s.Device) {
+			ids = append(ids, aws.ToString(v.VolumeId))
+		}
+	}
+	return ids
+}
+
 // supersede marks an old disk, if it is still there and still the server's.
 func (m *Manager) supersede(ctx context.Context, name, old, successor string) error {
 	v, err := m.volumeByID(ctx, old)
-	if err != nil || v == nil || tagOf(v.Tags, tagServer) != name {
+	if err != nil || v == nil || tagOf(v.Tags, tagServer) != name || hasTag(v.Tags, tagSupersededBy) {
 		return err
 	}
 	return m.tag(ctx, old, tagsOf(v.Tags).missing(tagMap{tagSupersededBy: successor, tagName: name + " superseded"}))

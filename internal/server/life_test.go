@@ -201,7 +201,10 @@ func TestSnapshotsAndLostDisks(t *testing.T) {
 	if _, err := m.Get(ctx, "web"); !errors.Is(err, server.ErrNotFound) {
 		t.Errorf("without disks: %v, want ErrNotFound", err)
 	}
-	r, err := m.Rescue(ctx, "web", server.RescueOptions{})
+	if _, err := m.Rescue(ctx, "web", server.RescueOptions{}); !errors.Is(err, server.ErrProtected) || !strings.Contains(server.Remedy(err), "--set "+set.ID) {
+		t.Errorf("a rescue whose disks are gone: %v (%s), want an offer of set %s", err, server.Remedy(err), set.ID)
+	}
+	r, err := m.Rescue(ctx, "web", server.RescueOptions{Set: set.ID})
 	if err != nil {
 		t.Fatal(err)
 	}

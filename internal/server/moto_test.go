@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
@@ -184,9 +185,15 @@ type inAccount struct {
 }
 
 func (a inAccount) RoundTrip(r *http.Request) (*http.Response, error) {
-	if a.account != "" {
-		r = r.Clone(r.Context())
-		r.Header.Set("X-Moto-Account-Id", a.account)
+	if a.account == "" {
+		return a.next.RoundTrip(r)
+	}
+	r = r.Clone(r.Context())
+	r.Header.Set("X-Moto-Account-Id", a.account)
+	// moto keeps the address of a terminated instance, and breaks when it is
+	// asked for again.
+	if form := formOf(r); form.Get("Action") == "RunInstances" && form.Get("PrivateIpAddress") != "" {
+		return refused(r, http.StatusBadRequest, "InvalidIPAddress.InUse"), nil
 	}
 	return a.next.RoundTrip(r)
 }
@@ -229,6 +236,8 @@ func (b *bench) through(rt http.RoundTripper) *ec2.Client {
 	return ec2.New(ec2.Options{
 		Region: b.region, BaseEndpoint: &b.url, HTTPClient: b.http(rt),
 		Credentials: credentials(),
+		// What is tried again is tried soon: nobody is spared by waiting.
+		Retryer: retry.NewStandard(func(o *retry.StandardOptions) { o.MaxBackoff = 20 * time.Millisecond }),
 	})
 }
 

@@ -40,7 +40,7 @@ func (w *world) print() string {
 	for k := range w.dead {
 		add("dead", &w.dead[k])
 	}
-	for _, v := range slices.Concat(w.volumes, w.stubs) {
+	for _, v := range slices.Concat(w.volumes, w.stubs, w.coming) {
 		line := fmt.Sprintln(aws.ToString(v.VolumeId), v.State)
 		for _, a := range v.Attachments {
 			line += fmt.Sprintln(aws.ToString(a.InstanceId), aws.ToString(a.Device), a.State)

@@ -3,6 +3,7 @@ package server
 import (
 	"cmp"
 	"context"
+	"slices"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
@@ -16,6 +17,51 @@ func (m *Manager) Rescue(ctx context.Context, name string, o RescueOptions) (*Re
 }
 
 func (m *Manager) rescue(ctx context.Context, name string, o RescueOptions) (*RescueResult, error) {
+	w, err := m.ashore(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	p, err := m.planRescue(ctx, w, o)
+	if err != nil {
+		return nil, err
+	}
+	if p.Consent {
+		return nil, p.refusal(name)
+	}
+	m.notify(Event{State: StepDone, Step: "rescue by " + string(p.By), Resource: name, Detail: p.Why})
+	if p.By == RescueSnapshot {
+		return m.rescueBySnapshot(ctx, w, p, o)
+	}
+	if p.Set != nil {
+		if err := m.disksFromSet(ctx, w, p.Set, ""); err != nil {
+			return nil, err
+		}
+	}
+	s, err := m.rescueBySwap(ctx, name, p.By, o)
+	if err != nil {
+		return nil, err
+	}
+	return m.rescued(ctx, &RescueResult{Server: s, By: p.By}, p.Set)
+}
+
+// PlanRescue says how Rescue would bring a server back, and changes nothing.
+func (m *Manager) PlanRescue(ctx context.Context, name string, o RescueOptions) (*RescuePlan, error) {
+	if err := CheckName(name); err != nil {
+		return nil, wrap("rescue", "server "+name, err)
+	}
+	w, err := m.observe(ctx, name)
+	if err != nil {
+		return nil, wrap("rescue", "server "+name, err)
+	}
+	if stateOf(w.instance) == types.InstanceStateNameShuttingDown {
+		w.instance = nil
+	}
+	p, err := m.planRescue(ctx, w, o)
+	return p, wrap("rescue", "server "+name, err)
+}
+
+// ashore observes a server whose instance, if it was on its way out, is gone.
+func (m *Manager) ashore(ctx context.Context, name string) (*world, error) {
 	if err := CheckName(name); err != nil {
 		return nil, err
 	}
@@ -23,22 +69,39 @@ func (m *Manager) rescue(ctx context.Context, name string, o RescueOptions) (*Re
 	if err != nil {
 		return nil, err
 	}
-	if w.instance != nil && stateOf(w.instance) == types.InstanceStateNameShuttingDown {
+	if stateOf(w.instance) == types.InstanceStateNameShuttingDown {
 		if w, err = m.outlive(ctx, w); err != nil {
 			return nil, err
 		}
 	}
-	if err := w.underRepair(); err != nil {
-		return nil, err
+	return w, w.underRepair()
+}
+
+// rescued completes what a rescue tells: the set that it came from and the old
+// disks that it leaves.
+func (m *Manager) rescued(ctx context.Context, r *RescueResult, set *SnapshotSet) (*RescueResult, error) {
+	if set == nil {
+		return r, nil
 	}
-	by, err := m.chooseRescue(w, o)
+	r.Set = set.ID
+	w, err := m.observe(ctx, r.Server.Name)
 	if err != nil {
 		return nil, err
 	}
-	if by == RescueSwap {
-		return m.rescueBySwap(ctx, name, o)
+	r.Superseded = w.supersededDisks()
+	return r, nil
+}
+
+// supersededDisks shows the old disks that are kept, the roots first.
+func (w *world) supersededDisks() []Disk {
+	var list []Disk
+	for k := range w.superseded {
+		list = append(list, diskOf(&w.superseded[k], nil))
 	}
-	return m.rescueBySnapshot(ctx, w, o)
+	slices.SortFunc(list, func(a, b Disk) int {
+		return cmp.Or(cmp.Compare(b.Role, a.Role), cmp.Compare(a.Device, b.Device), cmp.Compare(a.VolumeID, b.VolumeID))
+	})
+	return list
 }
 
 // outlive waits for an instance that is on its way out, and looks again.
@@ -53,45 +116,6 @@ func (m *Manager) outlive(ctx context.Context, w *world) (*world, error) {
 	return m.observe(ctx, w.name)
 }
 
-// chooseRescue picks the way, or says why there is nothing to rescue. What is
-// under way decides over what is asked for, unless both are explicit and
-// differ.
-func (m *Manager) chooseRescue(w *world, o RescueOptions) (RescueBy, error) {
-	asked := cmp.Or(o.By, RescueAuto)
-	under := RescueBy("")
-	switch {
-	case asked != RescueAuto && asked != RescueSwap && asked != RescueSnapshot:
-		return "", &Error{Code: KindUsage, Reason: "no way to rescue is called " + string(asked), Remedy: "--by auto, swap or snapshot"}
-	case w.standIn != nil:
-		under = RescueSwap
-	case w.instance != nil && tagOf(w.instance.Tags, tagStep) == stepRescue:
-		under = RescueSwap
-		if hasTag(w.instance.Tags, tagSet) {
-			under = RescueSnapshot
-		}
-	case w.instance != nil:
-		e := &Error{Code: KindExists, Reason: "it has an instance, " + aws.ToString(w.instance.InstanceId) + ", which is " + string(stateOf(w.instance))}
-		e.Remedy = "stead terminate " + w.name + " first, if it must go"
-		if stateOf(w.instance) == types.InstanceStateNameStopped {
-			e.Remedy = "stead start " + w.name
-		}
-		return "", e
-	}
-	switch {
-	case under != "" && asked != RescueAuto && asked != under:
-		return "", &Error{Code: KindExists, Reason: "a rescue by " + string(under) + " isn't finished", Remedy: "stead rescue " + w.name + " --by " + string(under)}
-	case under != "":
-		return under, nil
-	case asked == RescueSwap && w.root() == nil:
-		return "", &Error{Code: KindNotFound, Reason: "no root disk is tagged as this server's", Remedy: "stead rescue " + w.name + " --by snapshot"}
-	case asked == RescueAuto && w.root() != nil:
-		return RescueSwap, nil
-	case asked == RescueAuto:
-		return RescueSnapshot, nil
-	}
-	return asked, nil
-}
-
 // comeBack brings a rescued instance that runs with its disks to a finished
 // server.
 func (m *Manager) comeBack(ctx context.Context, name, instanceID string, wait WaitFor) (*Server, error) {
@@ -99,6 +123,13 @@ func (m *Manager) comeBack(ctx context.Context, name, instanceID string, wait Wa
 		return nil, err
 	}
 	if err := m.address(ctx, name, instanceID, false); err != nil {
+		return nil, err
+	}
+	w, err := m.observe(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.unmarkRestored(ctx, w); err != nil {
 		return nil, err
 	}
 	return m.ready(ctx, stepRescue, name, instanceID, wait)
@@ -110,6 +141,9 @@ func machineFacts(f facts, o RescueOptions) facts {
 	f.Type = cmp.Or(o.Type, f.Type, DefaultType)
 	f.Arch = cmp.Or(f.Arch, archX86)
 	f.From = cmp.Or(f.From, anywhere)
+	if o.Zone != "" && o.Zone != f.Zone {
+		f.Zone, f.PrivateIP, f.Subnet = o.Zone, "", "" // each zone has its own networks
+	}
 	return f
 }
 

@@ -25,21 +25,17 @@ const maxSwapSteps = 64
 //
 // The stub and the server's root are never plugged in together: both may carry
 // the same UUIDs. Data disks are there before the root first boots.
-func (m *Manager) rescueBySwap(ctx context.Context, name string, o RescueOptions) (*RescueResult, error) {
+func (m *Manager) rescueBySwap(ctx context.Context, name string, by RescueBy, o RescueOptions) (*Server, error) {
 	w, err := m.observe(ctx, name)
 	if err != nil {
 		return nil, err
 	}
 	for range maxSwapSteps {
 		if w.back() {
-			s, err := m.comeBack(ctx, name, aws.ToString(w.instance.InstanceId), o.Wait)
-			if err != nil {
-				return nil, err
-			}
-			return &RescueResult{Server: s, By: RescueSwap}, nil
+			return m.comeBack(ctx, name, aws.ToString(w.instance.InstanceId), o.Wait)
 		}
 		before := w
-		failed := m.swapStep(ctx, before, o)
+		failed := m.swapStep(ctx, before, by, o)
 		if ctx.Err() != nil && failed != nil {
 			return nil, failed
 		}
@@ -65,7 +61,7 @@ func (w *world) back() bool {
 
 // swapStep does the next step of a swap, and waits until that or anything else
 // has changed what there is.
-func (m *Manager) swapStep(ctx context.Context, w *world, o RescueOptions) error {
+func (m *Manager) swapStep(ctx context.Context, w *world, by RescueBy, o RescueOptions) error {
 	root := w.root()
 	if root == nil {
 		return &Error{Code: KindNotFound, Reason: "no root disk is tagged as this server's", Remedy: "stead rescue " + w.name + " --by snapshot"}
@@ -158,7 +154,7 @@ func (m *Manager) launchStandIn(ctx context.Context, w *world, root *types.Volum
 	tags := tagMap{tagSchema: schemaVersion, tagStandIn: w.name, tagName: w.name + " stand-in"}
 	in.TagSpecifications = []types.TagSpecification{tags.spec(types.ResourceTypeInstance), tags.spec(types.ResourceTypeVolume)}
 	return m.step("launch stand-in", w.name, func() error {
-		i, err := m.launch(ctx, stepRescue, w.name, w.ids(), in)
+		i, err := m.launchAt(ctx, stepRescue, w.name, w.ids(), in, f)
 		if err != nil {
 			return err
 		}

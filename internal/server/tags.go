@@ -43,6 +43,9 @@ const (
 	tagProfile   = "stead:profile"
 	tagRules     = "stead:rules"
 	tagProtected = "stead:protected"
+	tagPrivateIP = "stead:private-ip"
+	tagSubnet    = "stead:subnet"
+	tagTPM       = "stead:tpm"
 
 	tagRaid  = "stead:raid"
 	tagMount = "stead:mount"
@@ -97,6 +100,8 @@ type facts struct {
 	Profile                                    string // instance profile, by name or ARN
 	Rules                                      string // open ports beyond Open × From, each PORT@CIDR
 	Protected                                  string // yes: the user protected it
+	PrivateIP, Subnet                          string // where it was in the private network
+	TPM                                        string // its version, "" without one
 }
 
 // marketSpot is the market of a spot instance.
@@ -110,6 +115,7 @@ func (f *facts) fields() map[string]*string {
 		tagOpen: &f.Open, tagFrom: &f.From, tagKeyName: &f.KeyName,
 		tagElasticIP: &f.ElasticIP, tagImage: &f.Image, tagUser: &f.User, tagInstance: &f.Instance, tagDisks: &f.Disks,
 		tagMarket: &f.Market, tagProfile: &f.Profile, tagRules: &f.Rules, tagProtected: &f.Protected,
+		tagPrivateIP: &f.PrivateIP, tagSubnet: &f.Subnet, tagTPM: &f.TPM,
 	}
 }
 
@@ -154,6 +160,9 @@ func (f facts) observed(i *types.Instance) facts {
 	set(&f.Zone, zoneOf(i))
 	set(&f.KeyName, aws.ToString(i.KeyName))
 	set(&f.Instance, aws.ToString(i.InstanceId))
+	set(&f.PrivateIP, aws.ToString(i.PrivateIpAddress))
+	set(&f.Subnet, aws.ToString(i.SubnetId))
+	set(&f.TPM, aws.ToString(i.TpmSupport))
 	if i.IamInstanceProfile != nil {
 		set(&f.Profile, aws.ToString(i.IamInstanceProfile.Arn))
 	}

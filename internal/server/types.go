@@ -166,11 +166,13 @@ type RescueBy string
 
 // Ways to rescue. The zero value means RescueAuto.
 const (
-	// RescueAuto swaps when the root volume is there, and otherwise takes the
-	// newest complete snapshot set.
+	// RescueAuto takes the quickest way that is safe: see RescuePlan.
 	RescueAuto RescueBy = "auto"
 	// RescueSwap plugs the very same disks into a stand-in instance.
 	RescueSwap RescueBy = "swap"
+	// RescueReplaceRoot makes the very same root the root of a stand-in that
+	// runs, in one task of the endpoint's.
+	RescueReplaceRoot RescueBy = "replace-root"
 	// RescueSnapshot snapshots the disks, registers an image of them and
 	// launches it: new disks, the old ones kept as superseded.
 	RescueSnapshot RescueBy = "snapshot"
@@ -181,7 +183,30 @@ type RescueOptions struct {
 	By    RescueBy
 	Image string // image for the stand-in of a swap; "" means the recorded one
 	Type  string // instance type; "" means the recorded one
-	Wait  WaitFor
+	// Set is the snapshot set to come back from, and At the moment whose newest
+	// complete set it is. Neither: from the disks as they are.
+	Set string
+	At  time.Time
+	// Zone is another zone to come back in, as new disks; "" stays.
+	Zone string
+	// WithoutLost goes on without data disks that are gone.
+	WithoutLost bool
+	Wait        WaitFor
+}
+
+// RescuePlan is how a server would be brought back, and why so.
+type RescuePlan struct {
+	By  RescueBy `json:"by"`
+	Why string   `json:"why"`
+	// Set is the snapshot set that the disks are made of, nil when they come
+	// back as they are.
+	Set *SnapshotSet `json:"set,omitempty"`
+	// Lost are the devices of disks that are gone. What was written to them
+	// after the set was taken is lost.
+	Lost []string `json:"lost,omitempty"`
+	// Consent tells that nobody has asked for that set: it is offered, and must
+	// be named to be used.
+	Consent bool `json:"consent,omitempty"`
 }
 
 // RescueResult is a server that is back, and what it took.

@@ -20,6 +20,7 @@ type world struct {
 	dead       []types.Instance // terminated, still listed
 	volumes    []types.Volume   // the server's disks
 	stubs      []types.Volume   // the stand-in's own disks
+	coming     []types.Volume   // made of a set, and not the server's yet
 	superseded []types.Volume
 	addresses  []types.Address
 	snapshots  []types.Snapshot // of its disks, where survey looked for them
@@ -27,7 +28,7 @@ type world struct {
 }
 
 func (w *world) empty() bool {
-	return w.instance == nil && w.standIn == nil && len(w.volumes) == 0
+	return w.instance == nil && w.standIn == nil && len(w.volumes)+len(w.coming) == 0
 }
 
 // observe looks at everything under one name.
@@ -203,6 +204,8 @@ func (w *world) addVolume(v types.Volume) {
 		w.stubs = append(w.stubs, v)
 	case hasTag(v.Tags, tagSupersededBy):
 		w.superseded = append(w.superseded, v)
+	case isComing(&v):
+		w.coming = append(w.coming, v)
 	case hasTag(v.Tags, tagServer):
 		w.volumes = append(w.volumes, v)
 	case w.standIn != nil && attachedTo(&v) == aws.ToString(w.standIn.InstanceId):
