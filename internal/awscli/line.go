@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"regexp"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -122,10 +123,17 @@ func compact(v any) string {
 
 var safe = regexp.MustCompile(`^[A-Za-z0-9_./:=@%+,-]+$`)
 
-// quote makes one word of s for a POSIX shell.
+// quote makes one word of s for bash, on one line.
 func quote(s string) string {
-	if safe.MatchString(s) {
+	switch {
+	case safe.MatchString(s):
 		return s
+	case strings.ContainsFunc(s, unicode.IsControl):
+		return "$'" + ansi.Replace(s) + "'"
 	}
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
+
+// ansi writes text for bash's $'…'. Control characters but the usual ones are
+// left as they are: bash takes them.
+var ansi = strings.NewReplacer(`\`, `\\`, "'", `\'`, "\n", `\n`, "\t", `\t`, "\r", `\r`)

@@ -86,7 +86,7 @@ func calls() []call {
 				{DeviceName: id("/dev/sda1"), Ebs: &types.EbsBlockDevice{DeleteOnTermination: aws.Bool(false), VolumeSize: aws.Int32(8), VolumeType: types.VolumeTypeGp3}},
 				{DeviceName: id("/dev/sdb"), NoDevice: id("")},
 			},
-			UserData:              id(base64.StdEncoding.EncodeToString([]byte("#!/bin/sh\necho \"it's $HOME\"\n"))),
+			UserData:              id(base64.StdEncoding.EncodeToString([]byte("#!/bin/sh\necho \"it's $HOME\"\t'\\n'\n"))),
 			IamInstanceProfile:    &types.IamInstanceProfileSpecification{Name: id("web")},
 			InstanceMarketOptions: &types.InstanceMarketOptionsRequest{MarketType: types.MarketTypeSpot, SpotOptions: &types.SpotMarketOptions{SpotInstanceType: types.SpotInstanceTypePersistent, InstanceInterruptionBehavior: types.InstanceInterruptionBehaviorStop}},
 			MetadataOptions:       &types.InstanceMetadataOptionsRequest{HttpTokens: types.HttpTokensStateRequired},

@@ -57,6 +57,10 @@ type globalFlags struct {
 	timeout time.Duration
 	dryRun  bool
 	explain explain
+	// How results are printed.
+	template string
+	columns  []string
+	noHeader bool
 }
 
 // Main runs the command line with args, the program's name first, on the
@@ -149,7 +153,10 @@ const (
 func (a *App) addGlobalFlags(root *cobra.Command) {
 	f := root.PersistentFlags()
 	f.StringVar(&a.flags.context, "context", "", "`NAME` of the cloud to use (see: stead context ls)")
-	f.VarP(&a.flags.output, "output", "o", "print as table or json")
+	f.VarP(&a.flags.output, "output", "o", "print as table, json or yaml")
+	f.StringVar(&a.flags.template, "format", "", "print by a Go `TEMPLATE` over the fields of -o json, such as '{{.name}} {{.state}}'")
+	f.StringSliceVar(&a.flags.columns, "columns", nil, "the `COLUMNS` of a table to print, such as name,state")
+	f.BoolVar(&a.flags.noHeader, "no-header", false, "print tables without their heading")
 	f.StringVar(&a.flags.dataDir, "data-dir", "", "`FOLDER` of the local cloud")
 	f.BoolVarP(&a.flags.quiet, "quiet", "q", false, "no progress on stderr")
 	f.BoolVar(&a.flags.debug, "debug", false, "say on stderr what is being done")
@@ -158,7 +165,7 @@ func (a *App) addGlobalFlags(root *cobra.Command) {
 	f.Var(&a.flags.explain, "explain", "show on stderr each change as the aws command that makes it; --explain=all: reads too")
 	f.Lookup("explain").NoOptDefVal = string(explainChanges)
 	_ = root.RegisterFlagCompletionFunc("explain", cobra.FixedCompletions([]string{string(explainChanges), string(explainAll)}, cobra.ShellCompDirectiveNoFileComp))
-	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
 	_ = root.RegisterFlagCompletionFunc("context", a.completeContexts)
 	_ = root.MarkPersistentFlagDirname("data-dir")
 }
@@ -186,6 +193,9 @@ func group(cmd *cobra.Command) {
 func (a *App) command(cmd *cobra.Command, run func(ctx context.Context, args []string) error) *cobra.Command {
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ctx := cmd.Context()
+		if err := a.checkOutput(); err != nil {
+			return err
+		}
 		if a.flags.timeout < 0 {
 			return usage("--timeout %s: want a time like 90s or 10m", a.flags.timeout)
 		}

@@ -5,5 +5,4 @@ package cli
 import (
 	_ "github.com/aws/aws-sdk-go-v2/service/dlm"
 	_ "github.com/spf13/cobra/doc"
-	_ "sigs.k8s.io/yaml"
 )

@@ -11,6 +11,9 @@ const (
 	dryRunPlans                    // what it would change is its plan
 )
 
+// unforeseen is why a command is refused that nobody has thought about.
+const unforeseen = "it can't be foreseen"
+
 // dryRunOf tells how a command does under --dry-run, and why not if it
 // doesn't. A command that isn't here is refused: whoever adds one says here
 // that nothing of it goes past a client of the SDK, server.Guest or the plan.
@@ -37,5 +40,5 @@ func dryRunOf(path string) (how dryRunHow, why string) {
 	if strings.HasPrefix(name, "ec2 ") {
 		return dryRunPlans, ""
 	}
-	return dryRunRefused, "it can't be foreseen"
+	return dryRunRefused, unforeseen
 }

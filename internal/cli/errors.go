@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
-	"slices"
 	"strings"
 	"syscall"
 
@@ -164,15 +163,19 @@ func (a *App) printError(r errorReport) {
 	}
 }
 
-// wantsJSON also holds when the command line couldn't be parsed.
+// wantsJSON tells whether a program reads the output. It also holds when the
+// command line couldn't be parsed.
 func (a *App) wantsJSON() bool {
-	if a.flags.output == formatJSON {
-		return true
+	if a.parsed || a.flags.output.forPrograms() {
+		return a.flags.output.forPrograms()
 	}
-	if a.parsed {
-		return false
+	for k, arg := range a.args {
+		for _, f := range []format{formatJSON, formatYAML} {
+			if arg == "-o"+string(f) || arg == "-o="+string(f) || arg == "--output="+string(f) ||
+				arg == string(f) && k > 0 && (a.args[k-1] == "-o" || a.args[k-1] == "--output") {
+				return true
+			}
+		}
 	}
-	at := slices.IndexFunc(a.args, func(s string) bool { return s == "-o" || s == "--output" })
-	return at >= 0 && at+1 < len(a.args) && a.args[at+1] == string(formatJSON) ||
-		slices.Contains(a.args, "-ojson") || slices.Contains(a.args, "--output=json") || slices.Contains(a.args, "-o=json")
+	return false
 }

@@ -12,7 +12,7 @@ import (
 
 // progress shows steps on stderr: on a terminal one live line each, elsewhere
 // a plain line for every step that ended and a sign of life for long ones.
-// With -q, or with -o json away from a terminal, it shows warnings alone.
+// With -q, or with -o json or yaml away from a terminal, it shows warnings alone.
 type progress struct {
 	w     io.Writer
 	live  bool
@@ -42,7 +42,7 @@ func (a *App) newProgress() *progress {
 	quiet := a.flags.quiet || a.plan != nil
 	a.shown = &progress{
 		w: a.Stderr, now: a.Now, live: live && !quiet,
-		quiet: quiet || a.flags.output != formatTable && a.flags.output != "" && !live,
+		quiet: quiet || a.flags.output.forPrograms() && !live,
 	}
 	return a.shown
 }
