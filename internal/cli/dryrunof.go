@@ -27,7 +27,7 @@ func dryRunOf(path string) (how dryRunHow, why string) {
 		return dryRunPlans, ""
 	case "ls", "show", "snapshots", "cost", "orphans", "wait", "serial", "price",
 		"volume ls", "image ls", "context ls", "context show", "cloud status", "cloud env", "cloud logs",
-		"version", "schedule ls":
+		"version", "schedule ls", "doctor":
 		return dryRunReads, ""
 	case "ssh", "exec", "cp":
 		return dryRunRefused, "what it does on the server is yours to know"
