@@ -174,6 +174,8 @@ func reachable(v *server.Server) error {
 		Reason: "it is " + v.State, Remedy: "stead start " + v.Name,
 	}
 	switch v.State {
+	case server.StateRepairing:
+		e.Remedy = "stead repair " + v.Name + ", or with --finish to put the disk back"
 	case server.StateDetached, server.StateRescuing:
 		e.Remedy = "stead rescue " + v.Name
 	case server.StateRunning:

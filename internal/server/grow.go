@@ -308,9 +308,8 @@ func (m *Manager) growInside(ctx context.Context, name string, g *Grown) error {
 // read takes what growScript said.
 func (g *Grown) read(out string) {
 	said := guestLines(out)
-	first := func(word string) string { return strings.Join(said[word][:min(1, len(said[word]))], "") }
-	g.FileSystem, g.Mount, g.Note = first("fs"), first("mount"), first("note")
-	if kib, err := strconv.Atoi(first("kib")); err == nil {
+	g.FileSystem, g.Mount, g.Note = firstOf(said["fs"]), firstOf(said["mount"]), firstOf(said["note"])
+	if kib, err := strconv.Atoi(firstOf(said["kib"])); err == nil {
 		g.FileSystemMiB = kib / 1024
 	}
 }

@@ -15,6 +15,10 @@ var (
 	diskScript string
 	//go:embed guest/grow.sh
 	growScript string
+	//go:embed guest/open.sh
+	openScript string
+	//go:embed guest/close.sh
+	closeScript string
 )
 
 // guestScript puts a script together with its variables.

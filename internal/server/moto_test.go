@@ -265,15 +265,17 @@ func bannerServer(t *testing.T) net.Addr {
 }
 
 // manager returns a Manager on the given API; its guests' ssh is the bench's.
-func (b *bench) manager(api server.EC2) *server.Manager {
-	return server.New(server.Config{
+func (b *bench) manager(api server.EC2) *server.Manager { return server.New(b.config(api)) }
+
+func (b *bench) config(api server.EC2) server.Config {
+	return server.Config{
 		EC2: api, SSM: b.ssm, Region: b.region,
 		PollMin: time.Millisecond, PollMax: 20 * time.Millisecond, StateTimeout: 20 * time.Second, SSHTimeout: 20 * time.Second,
 		Notify: func(e server.Event) { b.mu.Lock(); b.events = append(b.events, e); b.mu.Unlock() },
 		Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, network, b.sshd.String())
 		},
-	})
+	}
 }
 
 // inventory is everything in the region that a user pays for or trips over.

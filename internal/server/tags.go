@@ -18,6 +18,7 @@ const (
 	tagServer       = "stead:server"
 	tagStandIn      = "stead:stand-in"
 	tagBuilder      = "stead:builder"
+	tagHelper       = "stead:helper"
 	tagStep         = "stead:step"
 	tagRole         = "stead:role"
 	tagDevice       = "stead:device"

@@ -15,7 +15,10 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 # the hyphen. Xen's disks have none.
 serial_of() {
 	for file in "/sys/block/$1/serial" "/sys/block/$1/device/serial"; do
-		[ -r "$file" ] && read -r serial <"$file" && [ -n "$serial" ] && echo "$serial" && return
+		serial=
+		# It needn't end with a newline, which read takes for a failure.
+		[ ! -r "$file" ] || read -r serial <"$file" || true
+		[ -z "$serial" ] || { echo "$serial" && return; }
 	done
 	return 1
 }
