@@ -14,4 +14,5 @@ func (c *Cloud) registerActions() {
 	c.registerImages()
 	c.registerInstances()
 	c.registerReplaceRoot()
+	c.registerSpot()
 }

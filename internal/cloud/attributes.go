@@ -159,6 +159,9 @@ func spreadAttribute(in *ec2.ModifyInstanceAttributeInput) error {
 }
 
 func (c *Cloud) modify(tx *state.Tx, i *state.Instance, in *ec2.ModifyInstanceAttributeInput) error {
+	if err := mayModifySpot(i, in); err != nil {
+		return err
+	}
 	for _, f := range []struct {
 		to   *bool
 		from *types.AttributeBooleanValue

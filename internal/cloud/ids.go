@@ -35,6 +35,7 @@ var (
 	subnetIDs   = idKind{"subnet", "InvalidSubnetID.NotFound", "InvalidSubnetID.Malformed", "The subnet ID '%s' does not exist"}
 	vpcIDs      = idKind{"vpc", "InvalidVpcID.NotFound", "InvalidVpcID.Malformed", "The vpc ID '%s' does not exist"}
 	taskIDs     = idKind{"replacevol", "InvalidReplaceRootVolumeTaskId.NotFound", "InvalidReplaceRootVolumeTaskId.Malformed", "The root volume replacement task '%s' does not exist"}
+	spotIDs     = idKind{"sir", "InvalidSpotInstanceRequestID.NotFound", "InvalidSpotInstanceRequestID.Malformed", "The spot instance request ID '%s' does not exist"}
 	keyPairIDs  = idKind{"key", "InvalidKeyPair.NotFound", "InvalidParameterValue", "The key pair '%s' does not exist"}
 )
 

@@ -72,6 +72,8 @@ var instanceFilters = fields[view]{
 	"root-device-name":                       func(v view) []string { return []string{v.RootDevice} },
 	"root-device-type":                       func(view) []string { return []string{"ebs"} },
 	"launch-time":                            func(v view) []string { return []string{timestamp(v.Launched)} },
+	"instance-lifecycle":                     func(v view) []string { return optionalValue(string(lifecycle(v.Instance))) },
+	"spot-instance-request-id":               func(v view) []string { return optionalValue(v.SpotRequest) },
 	"launch-index":                           func(v view) []string { return []string{strconv.Itoa(v.LaunchIndex)} },
 	"tenancy":                                func(view) []string { return []string{"default"} },
 	"hypervisor":                             func(view) []string { return []string{"xen"} },
@@ -305,6 +307,7 @@ func apiInstance(v view) types.Instance {
 		MaintenanceOptions:               &types.InstanceMaintenanceOptions{AutoRecovery: types.InstanceAutoRecoveryStateDefault},
 		StateTransitionReason:            aws.String(""),
 	}
+	out.InstanceLifecycle, out.SpotInstanceRequestId = lifecycle(i), optional(i.SpotRequest)
 	if i.KernelID != "" {
 		out.KernelId = aws.String(i.KernelID)
 	}

@@ -208,11 +208,10 @@ func TestRunInstancesRefuses(t *testing.T) {
 		"too small": {ec2.RunInstancesInput{ImageId: &image, BlockDeviceMappings: []types.BlockDeviceMapping{
 			ebs("/dev/sda1", types.EbsBlockDevice{VolumeSize: aws.Int32(0)}),
 		}}, "InvalidBlockDeviceMapping"},
-		"no root":     {ec2.RunInstancesInput{ImageId: &image, BlockDeviceMappings: []types.BlockDeviceMapping{{DeviceName: aws.String("/dev/sda1"), NoDevice: aws.String("")}}}, "InvalidBlockDeviceMapping"},
-		"bad device":  {ec2.RunInstancesInput{ImageId: &image, BlockDeviceMappings: []types.BlockDeviceMapping{ebs("/dev/null", types.EbsBlockDevice{VolumeSize: aws.Int32(1)})}}, "InvalidBlockDeviceMapping"},
-		"twice":       {ec2.RunInstancesInput{ImageId: &image, BlockDeviceMappings: []types.BlockDeviceMapping{ebs("/dev/sdf", types.EbsBlockDevice{VolumeSize: aws.Int32(1)}), ebs("sdf", types.EbsBlockDevice{VolumeSize: aws.Int32(1)})}}, "InvalidBlockDeviceMapping"},
-		"spot market": {ec2.RunInstancesInput{ImageId: &image, InstanceMarketOptions: &types.InstanceMarketOptionsRequest{MarketType: types.MarketTypeSpot}}, "UnsupportedOperation"},
-		"dry run":     {ec2.RunInstancesInput{ImageId: &image, DryRun: aws.Bool(true)}, "DryRunOperation"},
+		"no root":    {ec2.RunInstancesInput{ImageId: &image, BlockDeviceMappings: []types.BlockDeviceMapping{{DeviceName: aws.String("/dev/sda1"), NoDevice: aws.String("")}}}, "InvalidBlockDeviceMapping"},
+		"bad device": {ec2.RunInstancesInput{ImageId: &image, BlockDeviceMappings: []types.BlockDeviceMapping{ebs("/dev/null", types.EbsBlockDevice{VolumeSize: aws.Int32(1)})}}, "InvalidBlockDeviceMapping"},
+		"twice":      {ec2.RunInstancesInput{ImageId: &image, BlockDeviceMappings: []types.BlockDeviceMapping{ebs("/dev/sdf", types.EbsBlockDevice{VolumeSize: aws.Int32(1)}), ebs("sdf", types.EbsBlockDevice{VolumeSize: aws.Int32(1)})}}, "InvalidBlockDeviceMapping"},
+		"dry run":    {ec2.RunInstancesInput{ImageId: &image, DryRun: aws.Bool(true)}, "DryRunOperation"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			in := tc.in

@@ -79,6 +79,10 @@ func (c *Cloud) StartInstances(ctx context.Context, in *ec2.StartInstancesInput)
 			return fail("IncorrectInstanceState", "The instance '%s' is not in a state from which it can be started: it is '%s'.", i.ID, i.State)
 		}
 		if err := checkRoot(tx, i); err != nil {
+			if i.SpotRequest != "" {
+				c.endSpotWithoutRoot(i)
+				return nil
+			}
 			return err
 		}
 		i.Force, i.Launched = false, c.now().UTC()
@@ -121,7 +125,10 @@ func (c *Cloud) StopInstances(ctx context.Context, in *ec2.StopInstancesInput) (
 	if aws.ToBool(in.Hibernate) {
 		return nil, unsupported("Hibernation", "Stop without it.")
 	}
-	changes, err := c.change(ctx, in.InstanceIds, func(_ *state.Tx, i *state.Instance) error {
+	changes, err := c.change(ctx, in.InstanceIds, func(tx *state.Tx, i *state.Instance) error {
+		if err := mayStopSpot(tx, i); err != nil {
+			return err
+		}
 		switch {
 		case i.State == state.Terminated || i.Want == state.Terminated:
 			return fail("IncorrectInstanceState", "This instance '%s' is not in a state from which it can be stopped.", i.ID)

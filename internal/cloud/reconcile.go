@@ -23,6 +23,8 @@ func (c *Cloud) reconcile(ctx context.Context, j job) error {
 		return c.reconcileSnapshot(ctx, j)
 	case (*state.Image)(nil).Kind():
 		return c.reconcileImage(j)
+	case (*state.SpotRequest)(nil).Kind():
+		return c.reconcileSpot(j)
 	case (*state.LifecyclePolicy)(nil).Kind():
 		return c.reconcilePolicy(ctx, j)
 	}

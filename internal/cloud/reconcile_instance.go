@@ -495,6 +495,11 @@ func (c *Cloud) terminate(ctx context.Context, inst *state.Instance, h *machineH
 		if err := disassociate(tx, i); err != nil {
 			return err
 		}
+		spot, err := c.spotEnded(tx, i)
+		if err != nil {
+			return err
+		}
+		gone = append(gone, spot...)
 		c.enter(i, state.Terminated)
 		i.ImagePending, i.PublicIP = "", ""
 		return state.Put(tx, i)
@@ -514,6 +519,6 @@ func (c *Cloud) forget(inst *state.Instance) error {
 		return nil
 	}
 	return c.db.Update(func(tx *state.Tx) error {
-		return errors.Join(dropTokens(tx, inst.Scope(), inst.ID), dropReplacements(tx, inst), state.Delete(tx, inst))
+		return errors.Join(dropTokens(tx, inst.Scope(), inst.ID), dropReplacements(tx, inst), dropSpot(tx, inst), state.Delete(tx, inst))
 	})
 }

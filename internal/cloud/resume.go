@@ -19,6 +19,7 @@ type leftovers struct {
 	snapshots []*state.Snapshot
 	images    []*state.Image
 	policies  []*state.LifecyclePolicy
+	spot      []*state.SpotRequest
 }
 
 // resume brings back what an earlier daemon left: machines that run are
@@ -71,7 +72,10 @@ func (c *Cloud) leftovers() (*leftovers, error) {
 		if left.images, err = state.All[state.Image](tx); err != nil {
 			return err
 		}
-		left.policies, err = state.All[state.LifecyclePolicy](tx)
+		if left.policies, err = state.All[state.LifecyclePolicy](tx); err != nil {
+			return err
+		}
+		left.spot, err = state.All[state.SpotRequest](tx)
 		return err
 	})
 }
@@ -95,6 +99,11 @@ func (left *leftovers) jobs() []job {
 	for _, i := range left.images {
 		if i.State == state.ImagePending {
 			jobs = append(jobs, jobOf(i))
+		}
+	}
+	for _, r := range left.spot {
+		if r.State == state.SpotOpen {
+			jobs = append(jobs, jobOf(r))
 		}
 	}
 	for _, p := range left.policies {

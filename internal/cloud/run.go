@@ -82,10 +82,8 @@ func checkRun(in *ec2.RunInstancesInput) error {
 		return fail("InstanceLimitExceeded", "%d instances in one call are more than the 100 that are allowed.", *in.MaxCount)
 	case in.LaunchTemplate != nil:
 		return unsupported("A launch template", "Give its parameters in the call.")
-	case in.InstanceMarketOptions != nil:
-		return unsupported("The spot market", "Leave InstanceMarketOptions out.")
 	case in.IamInstanceProfile != nil:
-		return unsupported("An instance profile", "Leave IamInstanceProfile out.")
+		return unsupported("An instance profile", "This cloud has no IAM: leave IamInstanceProfile out, and give the server credentials of its own.")
 	case in.Ipv6AddressCount != nil || len(in.Ipv6Addresses) > 0:
 		return unsupported("IPv6", "Leave the IPv6 parameters out.")
 	case len(in.NetworkInterfaces) > 1:
@@ -98,7 +96,7 @@ func checkRun(in *ec2.RunInstancesInput) error {
 	default:
 		return invalid(in.InstanceInitiatedShutdownBehavior, "instanceInitiatedShutdownBehavior", "Use stop or terminate.")
 	}
-	return nil
+	return checkMarket(in)
 }
 
 // launch describes the instances of one call.
@@ -110,6 +108,7 @@ type launch struct {
 	tags     map[string]string
 	diskTags map[string]string
 	wantIP   string
+	spot     *state.SpotRequest // what their requests have in common; nil: on demand
 }
 
 func (c *Cloud) planLaunch(tx *state.Tx, s state.Scope, in *ec2.RunInstancesInput) (*launch, error) {
@@ -139,8 +138,10 @@ func (l *launch) planTags(in *ec2.RunInstancesInput) (err error) {
 	if l.tags, err = tagsFor(in.TagSpecifications, types.ResourceTypeInstance, others...); err != nil {
 		return err
 	}
-	l.diskTags, err = tagsFor(in.TagSpecifications, types.ResourceTypeVolume, others...)
-	return err
+	if l.diskTags, err = tagsFor(in.TagSpecifications, types.ResourceTypeVolume, others...); err != nil {
+		return err
+	}
+	return l.planSpot(in, others)
 }
 
 func (c *Cloud) planImageBoot(tx *state.Tx, s state.Scope, l *launch, in *ec2.RunInstancesInput) error {
@@ -343,6 +344,9 @@ func (c *Cloud) launch(tx *state.Tx, l *launch) ([]string, error) {
 	var ids []string
 	for i := range l.count {
 		inst := l.proto
+		if err := c.requestSpot(tx, l, &inst); err != nil {
+			return nil, err
+		}
 		inst.ID, inst.Tags = newID("i"), cloneTags(l.tags)
 		inst.ReservationID, inst.LaunchIndex = reservation, int(i)
 		inst.Want, inst.State = state.Running, state.Pending
@@ -368,6 +372,9 @@ func (c *Cloud) launch(tx *state.Tx, l *launch) ([]string, error) {
 			}
 		}
 		if err := state.Put(tx, &inst); err != nil {
+			return nil, err
+		}
+		if err := c.fulfil(tx, &inst); err != nil {
 			return nil, err
 		}
 		ids = append(ids, inst.ID)

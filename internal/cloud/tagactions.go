@@ -42,6 +42,7 @@ func tagKinds() []tagKind {
 		kindOf[state.Address](addressIDs, types.ResourceTypeElasticIp),
 		kindOf[state.VPC](vpcIDs, types.ResourceTypeVpc),
 		kindOf[state.Subnet](subnetIDs, types.ResourceTypeSubnet),
+		kindOf[state.SpotRequest](spotIDs, types.ResourceTypeSpotInstancesRequest),
 		kindOf[state.ReplaceRootTask](taskIDs, types.ResourceTypeReplaceRootVolumeTask),
 	}
 }

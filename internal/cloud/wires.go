@@ -337,7 +337,7 @@ func metadataOf(v view) metadata.Instance {
 		Architecture: i.Architecture, ReservationID: i.ReservationID, LaunchIndex: i.LaunchIndex, LaunchTime: i.Launched, Hostname: privateName(i.PrivateIP),
 		MAC: i.MAC, InterfaceID: i.Interface, SubnetID: i.SubnetID, VPCID: i.VPCID, VPCCIDR: netip.MustParsePrefix(vpcCIDR), KeyName: i.KeyName,
 		UserData: i.UserData, BlockDevices: map[string]string{"ami": i.RootDevice, "root": i.RootDevice}, Tags: i.Tags, TagsEnabled: i.MetadataTags,
-		Disabled: i.MetadataDisabled, TokensRequired: i.MetadataTokens == "required", HopLimit: int(i.MetadataHops),
+		Spot: i.SpotRequest != "", Disabled: i.MetadataDisabled, TokensRequired: i.MetadataTokens == "required", HopLimit: int(i.MetadataHops),
 	}
 	out.PrivateIP, _ = netip.ParseAddr(i.PrivateIP) // zero when there is none
 	out.PublicIP, _ = netip.ParseAddr(v.public)

@@ -31,6 +31,7 @@ type Instance struct {
 	Architecture   string // x86_64 or arm64, as in the identity document
 	ReservationID  string
 	LaunchIndex    int
+	Spot           bool      // a spot instance, not one on demand
 	LaunchTime     time.Time // pendingTime of the identity document
 	Hostname       string    // private DNS name; ip-a-b-c-d.ec2.internal when empty
 	PublicHostname string

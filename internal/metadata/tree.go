@@ -124,7 +124,7 @@ func (in *Instance) addIdentity(t tree, m string) {
 	t.set(m+"hostname", in.hostname())
 	t.set(m+"instance-action", "none")
 	t.set(m+"instance-id", in.ID)
-	t.set(m+"instance-life-cycle", "on-demand")
+	t.set(m+"instance-life-cycle", in.lifeCycle())
 	t.set(m+"instance-type", in.Type)
 	t.set(m+"kernel-id", in.KernelID)
 	t.set(m+"local-hostname", in.hostname())
@@ -169,6 +169,13 @@ func (in *Instance) groups(field func(Group) string) string {
 		out = append(out, field(g))
 	}
 	return strings.Join(out, "\n")
+}
+
+func (in *Instance) lifeCycle() string {
+	if in.Spot {
+		return "spot"
+	}
+	return "on-demand"
 }
 
 func (in *Instance) hostname() string {

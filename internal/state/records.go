@@ -56,6 +56,7 @@ type Instance struct {
 	Architecture  string `json:"architecture"`
 	BootMode      string `json:"bootMode,omitempty"`
 	KernelID      string `json:"kernel,omitempty"`
+	SpotRequest   string `json:"spotRequest,omitempty"` // the request that it is for; empty: on demand
 	RootDevice    string `json:"rootDevice"`
 	UserData      []byte `json:"userData,omitempty"`
 
@@ -197,17 +198,17 @@ type Snapshot struct {
 	Sharing []string `json:"sharing,omitempty"`
 }
 
-// Origin is what something was copied from.
-type Origin struct {
-	Region string `json:"region"`
-	ID     string `json:"id"`
-}
-
 // Kind implements Record.
 func (*Snapshot) Kind() string { return "snapshot" }
 
 // Version implements Record.
 func (*Snapshot) Version() int { return 1 }
+
+// Origin is what a snapshot or an image was copied from.
+type Origin struct {
+	Region string `json:"region"`
+	ID     string `json:"id"`
+}
 
 // BlockDevice is one entry of an image's block device mapping.
 type BlockDevice struct {
