@@ -141,7 +141,7 @@ func addCommands(a *App, root *cobra.Command) {
 	add(groupDisks, newVolume(a), newSnapshot(a), newSnapshots(a), newImage(a))
 	add(groupClouds, newContext(a), newCloud(a), newEC2(a), newDoctor(a))
 	add(groupClouds, newCost(a))
-	root.AddCommand(newVersion(a), newHelpExitCodes(), newHelpEnvironment())
+	root.AddCommand(newVersion(a), newMan(a), newHelpExitCodes(), newHelpEnvironment())
 }
 
 const (

@@ -4,5 +4,4 @@ package cli
 // comes.
 import (
 	_ "github.com/aws/aws-sdk-go-v2/service/dlm"
-	_ "github.com/spf13/cobra/doc"
 )
