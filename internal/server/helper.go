@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,13 +29,21 @@ type HelperOptions struct {
 	Key   []byte // public key that logs in, in authorized_keys form
 }
 
-// findHelper finds the live helper of a server for a purpose, nil when there
-// is none.
-func (m *Manager) findHelper(ctx context.Context, name, purpose string) (*types.Instance, error) {
+// findHelpers finds the live helpers of a server for a purpose. There is one,
+// unless two commands ran at once.
+func (m *Manager) findHelpers(ctx context.Context, name, purpose string) ([]types.Instance, error) {
 	found, err := m.findInstances(ctx, filter("tag:"+tagHelper, name))
+	return slices.DeleteFunc(found, func(i types.Instance) bool {
+		return !live(&i) || tagOf(i.Tags, tagStep) != purpose
+	}), err
+}
+
+// findHelper finds the helper that is to be used, nil when there is none.
+func (m *Manager) findHelper(ctx context.Context, name, purpose string) (*types.Instance, error) {
+	found, err := m.findHelpers(ctx, name, purpose)
 	for k := range found {
-		if i := &found[k]; live(i) && stateOf(i) != types.InstanceStateNameShuttingDown && tagOf(i.Tags, tagStep) == purpose {
-			return i, err
+		if stateOf(&found[k]) != types.InstanceStateNameShuttingDown {
+			return &found[k], err
 		}
 	}
 	return nil, err
@@ -42,13 +51,16 @@ func (m *Manager) findHelper(ctx context.Context, name, purpose string) (*types.
 
 // ensureHelper finds the server's helper for a purpose, or launches it, and
 // waits until it lets in.
-func (m *Manager) ensureHelper(ctx context.Context, w *world, purpose string, o HelperOptions) (*types.Instance, error) {
+//
+// nonce keeps the launch from being answered with the helper of an earlier
+// time, which is dead.
+func (m *Manager) ensureHelper(ctx context.Context, w *world, purpose, nonce string, o HelperOptions) (*types.Instance, error) {
 	i, err := m.findHelper(ctx, w.name, purpose)
 	if err != nil {
 		return nil, err
 	}
 	if i == nil {
-		if i, err = m.launchHelper(ctx, w, purpose, o); err != nil {
+		if i, err = m.launchHelper(ctx, w, purpose, nonce, o); err != nil {
 			return nil, err
 		}
 	}
@@ -95,7 +107,7 @@ func (m *Manager) helperView(i *types.Instance) *Server {
 	return s
 }
 
-func (m *Manager) launchHelper(ctx context.Context, w *world, purpose string, o HelperOptions) (*types.Instance, error) {
+func (m *Manager) launchHelper(ctx context.Context, w *world, purpose, nonce string, o HelperOptions) (*types.Instance, error) {
 	f := machineFacts(w.facts(), RescueOptions{})
 	image, user, err := m.helperImage(ctx, f, o)
 	if err != nil {
@@ -122,7 +134,7 @@ func (m *Manager) launchHelper(ctx context.Context, w *world, purpose string, o 
 	in.TagSpecifications = []types.TagSpecification{ofInstance.spec(types.ResourceTypeInstance), tags.spec(types.ResourceTypeVolume)}
 	var i *types.Instance
 	err = m.step("launch helper", w.name, func() error {
-		i, err = m.launch(ctx, "helper "+purpose, w.name, w.ids(), in)
+		i, err = m.launch(ctx, "helper "+purpose, w.name, append(w.ids(), nonce), in)
 		if KindOf(err) == KindCapacity {
 			return &Error{Code: KindCapacity, Reason: "the cloud has no room for a helper of type " + own.Type, Remedy: "try another --type, or later", Err: err}
 		}
@@ -194,14 +206,14 @@ const groupPatience = 30 * time.Second
 // endHelper removes a server's helper for a purpose, with all that was made
 // for it. What of it is gone already is no error.
 func (m *Manager) endHelper(ctx context.Context, name, purpose string) error {
-	i, err := m.findHelper(ctx, name, purpose)
+	helpers, err := m.findHelpers(ctx, name, purpose)
 	if err != nil {
 		return err
 	}
-	if i != nil {
+	for _, i := range helpers {
 		id := aws.ToString(i.InstanceId)
 		if err := m.step("end helper", id, func() error {
-			if _, err := m.ec2.TerminateInstances(ctx, &ec2.TerminateInstancesInput{InstanceIds: []string{id}}); err != nil {
+			if _, err := m.ec2.TerminateInstances(ctx, &ec2.TerminateInstancesInput{InstanceIds: []string{id}}); err != nil && KindOf(err) != KindNotFound {
 				return wrap("terminate", "instance "+id, err)
 			}
 			_, err := m.waitInstance(ctx, id, types.InstanceStateNameTerminated)

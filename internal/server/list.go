@@ -141,7 +141,7 @@ func (m *Manager) view(w *world) *Server {
 	if w.standIn != nil {
 		s.State, s.InstanceID = StateRescuing, aws.ToString(w.standIn.InstanceId)
 	}
-	if repairing(w.root()) != "" {
+	if repairing(w.root()).begun() {
 		s.State = StateRepairing
 	}
 	kept := keptBy(w.instance)
@@ -221,7 +221,7 @@ func (w *world) warnings(s *Server) []string {
 	if w.standIn != nil {
 		add("a rescue isn't finished: run `stead rescue %s` again", w.name)
 	}
-	if repairing(w.root()) != "" {
+	if repairing(w.root()).begun() {
 		add("its root disk is out for repair: `stead repair %s` goes on, with --finish it is put back", w.name)
 	}
 	if w.instance != nil {

@@ -2,14 +2,11 @@ package server
 
 import (
 	"context"
-	"strings"
+	"strconv"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 )
-
-// repairBack follows the mark of a repair that is being ended.
-const repairBack = "back"
 
 // RepairOptions says how to reach a server's root disk from outside.
 type RepairOptions struct {
@@ -53,21 +50,24 @@ func (m *Manager) repairBegin(ctx context.Context, name string, o RepairOptions)
 	if err != nil {
 		return nil, err
 	}
-	ran := repairing(w.root())
-	if ran == "" {
+	mark := repairing(w.root())
+	if mark.back {
+		return &Repair{Ending: true}, nil
+	}
+	if !mark.begun() {
 		if err := w.atRest(); err != nil {
 			return nil, err
 		}
-	}
-	if _, ending := strings.CutSuffix(ran, " "+repairBack); ending {
-		return &Repair{Ending: true}, nil
-	}
-	if ran == "" {
 		if err := m.markRepair(ctx, w); err != nil {
 			return nil, err
 		}
+		// Two commands at once go on with the mark that stayed.
+		if w, err = m.world(ctx, "repair", name); err != nil {
+			return nil, err
+		}
+		mark = repairing(w.root())
 	}
-	helper, err := m.ensureHelper(ctx, w, stepRepair, o.HelperOptions)
+	helper, err := m.ensureHelper(ctx, w, stepRepair, mark.nonce, o.HelperOptions)
 	if err != nil {
 		return nil, m.unmarkRepair(ctx, name, err)
 	}
@@ -87,7 +87,8 @@ func (m *Manager) markRepair(ctx context.Context, w *world) error {
 	case w.instance != nil:
 		was = StateStopped
 	}
-	return m.tag(ctx, aws.ToString(w.root().VolumeId), tagMap{tagStep: stepRepair + " " + was})
+	mark := repairMark{was: was, nonce: digest(w.name, strconv.FormatInt(m.now().UnixNano(), 10))[:8]}
+	return m.tag(ctx, aws.ToString(w.root().VolumeId), tagMap{tagStep: mark.String()})
 }
 
 // unmarkRepair takes the mark off where no helper could be had and nothing was
@@ -202,22 +203,23 @@ func (m *Manager) repairFinish(ctx context.Context, name string, force bool, wai
 		return nil, err
 	}
 	root := w.root()
-	ran, _ := strings.CutSuffix(repairing(root), " "+repairBack)
-	if ran == "" {
+	mark := repairing(root)
+	if !mark.begun() {
 		return nil, &Error{Code: KindExists, Reason: "no repair of it is under way", Remedy: "stead repair " + name}
 	}
 	id := aws.ToString(root.VolumeId)
-	if err := m.tag(ctx, id, tagsOf(root.Tags).missing(tagMap{tagStep: stepRepair + " " + ran + " " + repairBack})); err != nil {
+	mark.back = true
+	if err := m.tag(ctx, id, tagsOf(root.Tags).missing(tagMap{tagStep: mark.String()})); err != nil {
 		return nil, err
 	}
 	if err := m.freeRoot(ctx, w, root, force); err != nil {
 		return nil, err
 	}
 	if w.instance != nil {
-		if err := m.restoreRoot(ctx, w, ran); err != nil {
+		if err := m.restoreRoot(ctx, w, mark.was); err != nil {
 			return nil, err
 		}
-	} else if ran != StateDetached {
+	} else if mark.was != StateDetached {
 		m.warn("put back", name, "its instance has gone meanwhile; stead rescue "+name+" brings it back")
 	}
 	if err := m.endHelper(ctx, name, stepRepair); err != nil {
@@ -226,7 +228,7 @@ func (m *Manager) repairFinish(ctx context.Context, name string, force bool, wai
 	if err := m.untag(ctx, id, tagStep); err != nil {
 		return nil, err
 	}
-	if w.instance == nil || ran != StateRunning {
+	if w.instance == nil || mark.was != StateRunning {
 		return m.Get(ctx, name)
 	}
 	return m.ready(ctx, stepRepair, name, aws.ToString(w.instance.InstanceId), wait)
