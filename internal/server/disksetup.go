@@ -23,7 +23,7 @@ const maxUserData = 16 * 1024
 // looks after the data disks, so the image shall leave them alone.
 const disksMarker = "# stead: disks"
 
-//go:embed disksetup.sh
+//go:embed guest/setup.sh
 var setupScript string
 
 // diskSetup is what is to become of a new server's blank disks.
