@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -60,66 +61,165 @@ func (m *Manager) hasKey(ctx context.Context, name string) (bool, error) {
 // ensureGroup makes the server's own security group in the default VPC, with
 // rules for the ports; rules that are there already stay.
 func (m *Manager) ensureGroup(ctx context.Context, name string, open []Port, from []string) (string, error) {
-	group := "stead-" + name
-	g, err := m.findGroup(ctx, group)
+	return m.ensureGroupIn(ctx, name, "", crossRules(open, from))
+}
+
+// ensureGroupIn is ensureGroup in a VPC, "" being the default one, with rules
+// of any kind.
+func (m *Manager) ensureGroupIn(ctx context.Context, name, vpc string, rules []rule) (string, error) {
+	g, err := m.findGroup(ctx, name, vpc)
 	if err != nil {
 		return "", err
 	}
 	if g == nil {
-		out, err := m.ec2.CreateSecurityGroup(ctx, &ec2.CreateSecurityGroupInput{
+		if g, err = m.makeGroup(ctx, name, vpc); err != nil {
+			return "", err
+		}
+	}
+	return aws.ToString(g.GroupId), m.openRules(ctx, g, rules)
+}
+
+// maxGroupNames bounds the names that are tried for a group.
+const maxGroupNames = 10
+
+// makeGroup makes the group of a server. Its usual name may be that of another
+// server's, which had this one's name before it was renamed.
+func (m *Manager) makeGroup(ctx context.Context, name, vpc string) (*types.SecurityGroup, error) {
+	for n := range maxGroupNames {
+		group := "stead-" + name
+		if n > 0 {
+			group += fmt.Sprint("-", n+1)
+		}
+		in := &ec2.CreateSecurityGroupInput{
 			GroupName: &group, Description: aws.String("ports of server " + name),
 			TagSpecifications: []types.TagSpecification{serverTags(name).spec(types.ResourceTypeSecurityGroup)},
-		})
-		if err != nil && apiCode(err) != "InvalidGroup.Duplicate" {
-			return "", wrap("create", "security group "+group, err)
 		}
+		if vpc != "" {
+			in.VpcId = &vpc
+		}
+		out, err := m.ec2.CreateSecurityGroup(ctx, in)
 		if err == nil {
-			g = &types.SecurityGroup{GroupId: out.GroupId}
-		} else if g, err = m.findGroup(ctx, group); g == nil {
-			return "", cmp.Or(err, error(&Error{Op: "create", Resource: "security group " + group, Reason: "it exists, and isn't listed", Code: KindExists}))
+			return &types.SecurityGroup{GroupId: out.GroupId}, nil
+		}
+		if apiCode(err) != "InvalidGroup.Duplicate" {
+			return nil, wrap("create", "security group "+group, err)
+		}
+		// Another command was quicker, or the name is another server's.
+		if g, err := m.findGroup(ctx, name, vpc); g != nil || err != nil {
+			return g, err
 		}
 	}
-	return aws.ToString(g.GroupId), m.openPorts(ctx, g, open, from)
+	return nil, &Error{Op: "create", Resource: "security group stead-" + name, Code: KindExists, Reason: "the name and the next ones are taken", Remedy: "delete those groups, or choose another name"}
 }
 
-// findGroup returns nil when there is none of that name.
-func (m *Manager) findGroup(ctx context.Context, group string) (*types.SecurityGroup, error) {
-	out, err := m.ec2.DescribeSecurityGroups(ctx, &ec2.DescribeSecurityGroupsInput{Filters: []types.Filter{filter("group-name", group)}})
-	if err != nil {
-		return nil, wrap("describe", "security group "+group, err)
-	}
-	if len(out.SecurityGroups) == 0 {
-		return nil, nil
-	}
-	return &out.SecurityGroups[0], nil
-}
-
-// openPorts adds the rules that a group lacks, one call for all.
-func (m *Manager) openPorts(ctx context.Context, g *types.SecurityGroup, open []Port, from []string) error {
-	var rules []types.IpPermission
-	for _, p := range open {
-		rule := types.IpPermission{IpProtocol: aws.String(p.Proto), FromPort: aws.Int32(int32(p.From)), ToPort: aws.Int32(int32(p.To))}
-		for _, cidr := range from {
-			switch {
-			case allows(g, p, cidr):
-			case strings.Contains(cidr, ":"):
-				rule.Ipv6Ranges = append(rule.Ipv6Ranges, types.Ipv6Range{CidrIpv6: aws.String(cidr)})
-			default:
-				rule.IpRanges = append(rule.IpRanges, types.IpRange{CidrIp: aws.String(cidr)})
+// findGroup returns the group of a server: the one whose tags say so, else the
+// one of its name that no tag gives to another server. nil: there is none.
+func (m *Manager) findGroup(ctx context.Context, name, vpc string) (*types.SecurityGroup, error) {
+	for _, f := range []types.Filter{filter("tag:"+tagServer, name), filter("group-name", "stead-"+name)} {
+		filters := []types.Filter{f}
+		if vpc != "" {
+			filters = append(filters, filter("vpc-id", vpc))
+		}
+		out, err := m.ec2.DescribeSecurityGroups(ctx, &ec2.DescribeSecurityGroupsInput{Filters: filters})
+		if err != nil {
+			return nil, wrap("describe", "security group of "+name, err)
+		}
+		slices.SortFunc(out.SecurityGroups, func(a, b types.SecurityGroup) int {
+			return cmp.Compare(aws.ToString(a.GroupId), aws.ToString(b.GroupId))
+		})
+		for k := range out.SecurityGroups {
+			g := &out.SecurityGroups[k]
+			if owner := tagOf(g.Tags, tagServer); owner == name || owner == "" && !hasTag(g.Tags, tagSchema) {
+				return g, nil
 			}
 		}
-		if len(rule.IpRanges)+len(rule.Ipv6Ranges) > 0 {
-			rules = append(rules, rule)
+	}
+	return nil, nil
+}
+
+// rule is a port that is open to a network.
+type rule struct {
+	Port
+	CIDR string
+}
+
+// String is the form of the rules' tag.
+func (r rule) String() string { return r.Port.String() + "@" + r.CIDR }
+
+// crossRules opens each port to each network.
+func crossRules(open []Port, from []string) []rule {
+	var rules []rule
+	for _, p := range open {
+		for _, cidr := range from {
+			rules = append(rules, rule{p, cidr})
 		}
 	}
-	if len(rules) == 0 {
+	return rules
+}
+
+// rulesOf are all rules that a server's facts speak of.
+func rulesOf(f facts) ([]rule, error) {
+	open, err := ParsePorts(f.Open)
+	if err != nil {
+		return nil, err
+	}
+	more, err := parseRules(f.Rules)
+	return append(crossRules(open, splitList(f.From)), more...), err
+}
+
+// parseRules reads the rules' tag.
+func parseRules(list string) ([]rule, error) {
+	var rules []rule
+	for _, s := range splitList(list) {
+		port, cidr, ok := strings.Cut(s, "@")
+		if !ok {
+			return nil, &Error{Code: KindUsage, Reason: fmt.Sprintf("rule %q is not PORT@CIDR", s)}
+		}
+		p, err := parsePort(port)
+		if err != nil {
+			return nil, err
+		}
+		rules = append(rules, rule{p, cidr})
+	}
+	return rules, nil
+}
+
+// openRules adds the rules that a group lacks, one call for all.
+func (m *Manager) openRules(ctx context.Context, g *types.SecurityGroup, rules []rule) error {
+	var lacking []types.IpPermission
+	for _, r := range rules {
+		if !allows(g, r.Port, r.CIDR) {
+			lacking = append(lacking, r.permission())
+		}
+	}
+	if len(lacking) == 0 {
 		return nil
 	}
-	_, err := m.ec2.AuthorizeSecurityGroupIngress(ctx, &ec2.AuthorizeSecurityGroupIngressInput{GroupId: g.GroupId, IpPermissions: rules})
+	_, err := m.ec2.AuthorizeSecurityGroupIngress(ctx, &ec2.AuthorizeSecurityGroupIngressInput{GroupId: g.GroupId, IpPermissions: lacking})
+	if apiCode(err) == "InvalidPermission.Duplicate" && len(lacking) > 1 {
+		// Another command has opened some of them, and all were refused.
+		for _, p := range lacking {
+			_, err = m.ec2.AuthorizeSecurityGroupIngress(ctx, &ec2.AuthorizeSecurityGroupIngressInput{GroupId: g.GroupId, IpPermissions: []types.IpPermission{p}})
+			if err != nil && apiCode(err) != "InvalidPermission.Duplicate" {
+				break
+			}
+		}
+	}
 	if apiCode(err) == "InvalidPermission.Duplicate" {
 		err = nil
 	}
 	return wrap("open ports of", "security group "+aws.ToString(g.GroupId), err)
+}
+
+// permission is the rule as EC2 has it.
+func (r rule) permission() types.IpPermission {
+	p := types.IpPermission{IpProtocol: aws.String(r.Proto), FromPort: aws.Int32(int32(r.From)), ToPort: aws.Int32(int32(r.To))}
+	if strings.Contains(r.CIDR, ":") {
+		p.Ipv6Ranges = []types.Ipv6Range{{CidrIpv6: aws.String(r.CIDR)}}
+	} else {
+		p.IpRanges = []types.IpRange{{CidrIp: aws.String(r.CIDR)}}
+	}
+	return p
 }
 
 // closePorts removes the rules of a group that nobody asked for: one left of

@@ -90,7 +90,45 @@ func (m *Manager) launchServer(ctx context.Context, w *world, o CreateOptions) (
 		i, err = m.launch(ctx, stepCreate, o.Name, w.ids(), in)
 		return err
 	})
-	return i, f, err
+	return i, f, m.roomToLaunch(ctx, o, f, err)
+}
+
+// roomToLaunch adds to a refusal for want of capacity where and as what there
+// may be room.
+func (m *Manager) roomToLaunch(ctx context.Context, o CreateOptions, f facts, err error) error {
+	if KindOf(err) != KindCapacity || !strings.Contains(err.Error(), "InsufficientInstanceCapacity") {
+		return err // a full quota is full everywhere
+	}
+	var ways []string
+	if like := m.likeType(ctx, f, o.Type); len(like) > 0 {
+		ways = append(ways, "--type "+strings.Join(like, " or "))
+	}
+	if zones := m.otherZones(ctx, o.Zone); len(zones) > 0 {
+		ways = append(ways, "--zone "+strings.Join(zones, " or "))
+	}
+	if o.Spot {
+		ways = append(ways, "without --spot")
+	}
+	if len(ways) == 0 {
+		return err
+	}
+	return &Error{Code: KindCapacity, Err: err, Remedy: "try " + strings.Join(ways, ", ") + ", or later"}
+}
+
+// otherZones lists the zones that one can launch in, but for the one that was
+// asked for. None is a proposal less.
+func (m *Manager) otherZones(ctx context.Context, not string) []string {
+	out, err := m.ec2.DescribeAvailabilityZones(ctx, &ec2.DescribeAvailabilityZonesInput{Filters: []types.Filter{filter("state", "available")}})
+	if err != nil {
+		return nil
+	}
+	var zones []string
+	for _, z := range out.AvailabilityZones {
+		if name := aws.ToString(z.ZoneName); name != not && (z.ZoneType == nil || *z.ZoneType == "availability-zone") {
+			zones = append(zones, name)
+		}
+	}
+	return zones
 }
 
 // facts are what options and image say before there is an instance to ask.

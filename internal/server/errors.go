@@ -146,6 +146,10 @@ func codeRemedy(err error) string {
 		return "stead snapshots"
 	case "InvalidVolume", "InvalidVolumeID":
 		return "stead volume ls"
+	case "OperationNotPermitted":
+		if strings.Contains(text, "disableapistop") || strings.Contains(text, "disableapitermination") {
+			return "stead unprotect NAME"
+		}
 	case "InvalidZone":
 		return "choose another zone, or leave the choice to the cloud"
 	case "InvalidInstanceType":

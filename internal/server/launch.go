@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -26,6 +27,10 @@ func digest(parts ...string) string {
 func clientToken(verb, name string, ids []string) string {
 	return "stead-" + digest(append([]string{verb, name}, ids...)...)[:40]
 }
+
+// freshDeath is how long after its launch a dead instance is taken to be this
+// launch's, and not one of an earlier life.
+const freshDeath = 2 * time.Minute
 
 // launch runs one instance, and is safe to repeat: the same verb, name and IDs
 // yield the same instance. A token that answers with a dead instance was spent
@@ -62,6 +67,9 @@ func (m *Manager) launch(ctx context.Context, verb, name string, ids []string, i
 		}
 		if now == nil || live(now) {
 			return cmp.Or(now, i), nil
+		}
+		if diedByItself(now) && m.now().Sub(aws.ToTime(now.LaunchTime)) < freshDeath {
+			return nil, diedWaiting(now, types.InstanceStateNameRunning)
 		}
 		ids = append(slices.Clone(ids), aws.ToString(i.InstanceId))
 	}

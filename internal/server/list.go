@@ -130,6 +130,7 @@ func (m *Manager) view(w *world) *Server {
 		Arch: f.Arch, BootMode: f.BootMode, Kernel: f.Kernel, Ramdisk: f.Ramdisk,
 		KeyName: f.KeyName, ElasticIP: f.ElasticIP, Protected: true,
 		Open: splitList(f.Open), From: splitList(f.From), Data: []Disk{},
+		Rules: strings.Fields(f.Rules), Locked: f.Protected == "yes", Market: f.Market,
 	}
 	for _, a := range w.addresses {
 		s.ElasticIP = cmp.Or(s.ElasticIP, aws.ToString(a.AllocationId))
@@ -211,6 +212,7 @@ func diskOf(v *types.Volume, kept map[string]bool) Disk {
 		IOPS: int(aws.ToInt32(v.Iops)), ThroughputMiBs: int(aws.ToInt32(v.Throughput)),
 		Zone: aws.ToString(v.AvailabilityZone), InstanceID: attachedTo(v),
 		KeptOnTermination: keeps || !mapped, SupersededBy: tags[tagSupersededBy], Created: utc(v.CreateTime),
+		Raid: tags[tagRaid], Mount: tags[tagMount], FS: tags[tagFS],
 	}
 }
 

@@ -2,6 +2,8 @@ package server
 
 import (
 	"context"
+	"errors"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -61,18 +63,44 @@ func (m *Manager) Start(ctx context.Context, name string, wait WaitFor) (*Server
 	}
 	if stateOf(w.instance) == types.InstanceStateNameStopped {
 		if err := m.startInstance(ctx, id); err != nil {
-			return nil, wrap("start", "server "+name, err)
+			return nil, wrap("start", "server "+name, m.roomElsewhere(ctx, w, err))
 		}
 	}
-	return m.ready(ctx, "start", name, id, wait)
+	s, err := m.ready(ctx, "start", name, id, wait)
+	return s, wrap("start", "server "+name, m.roomElsewhere(ctx, w, err))
 }
 
 // startInstance starts a stopped instance.
 func (m *Manager) startInstance(ctx context.Context, id string) error {
 	return m.step("start", id, func() error {
 		_, err := m.ec2.StartInstances(ctx, &ec2.StartInstancesInput{InstanceIds: []string{id}})
+		if apiCode(err) == "IncorrectSpotRequestState" {
+			return &Error{
+				Op: "start", Resource: "instance " + id, Code: KindCapacity, Err: err,
+				Reason: "its spot capacity was taken back, and EC2 alone starts it again, when there is some",
+				Remedy: "wait, or terminate and rescue it",
+			}
+		}
 		return wrap("start", "instance "+id, err)
 	})
+}
+
+// roomElsewhere adds to a refusal for want of capacity which types the server
+// could run on as well.
+func (m *Manager) roomElsewhere(ctx context.Context, w *world, err error) error {
+	f := w.facts()
+	if KindOf(err) != KindCapacity || isSpot(w.instance) {
+		return err
+	}
+	e := &Error{
+		Op: "start", Resource: "server " + w.name, Code: KindCapacity, Err: err,
+		Reason: "zone " + f.Zone + " has no room for type " + f.Type + " now",
+		Remedy: "stead resize " + w.name + " --type TYPE, or later",
+	}
+	if like := m.likeType(ctx, f, f.Type); len(like) > 0 {
+		e.Remedy = "stead resize " + w.name + " --type " + strings.Join(like, " or ") + ", or later"
+	}
+	return e
 }
 
 // ready waits as asked, takes the mark of an unfinished step off the instance
@@ -102,18 +130,32 @@ func dropTag(i *types.Instance, key string) {
 }
 
 // Stop shuts a server down and waits until it is stopped; force doesn't wait
-// for the guest.
+// for the guest. Where another command starts it again at once, Stop tells so
+// and returns it as it is: it was stopped, and no longer is.
 func (m *Manager) Stop(ctx context.Context, name string, force bool) (*Server, error) {
 	w, err := m.machine(ctx, "stop", name)
 	if err != nil {
 		return nil, err
 	}
 	id := aws.ToString(w.instance.InstanceId)
-	if err := m.stopInstance(ctx, id, stateOf(w.instance), force); err != nil {
+	if stateOf(w.instance) != types.InstanceStateNameStopped {
+		if err := w.mayEnd("stop"); err != nil {
+			return nil, err
+		}
+	}
+	err = m.stopInstance(ctx, id, stateOf(w.instance), force)
+	if errors.Is(err, errStartedAgain) {
+		m.warn("stop", "server "+name, "another command has started it again")
+		err = nil
+	}
+	if err != nil {
 		return nil, wrap("stop", "server "+name, err)
 	}
 	return m.Get(ctx, name)
 }
+
+// errStartedAgain tells of an instance that was stopped and isn't any more.
+var errStartedAgain = errors.New("another command has started it again")
 
 // stopInstance brings an instance from any live state to stopped. force is
 // sent again to one that is stopping already.
@@ -122,11 +164,13 @@ func (m *Manager) stopInstance(ctx context.Context, id string, state types.Insta
 		return nil
 	}
 	return m.step("stop", id, func() error {
-		if state == types.InstanceStateNamePending {
-			if _, err := m.waitInstance(ctx, id, types.InstanceStateNameRunning); err != nil {
-				return err
-			}
+		i, err := m.instanceByID(ctx, id)
+		if state == types.InstanceStateNamePending && err == nil {
+			i, err = m.waitInstance(ctx, id, types.InstanceStateNameRunning)
 			state = types.InstanceStateNameRunning
+		}
+		if err != nil {
+			return err
 		}
 		if state == types.InstanceStateNameRunning || force {
 			in := &ec2.StopInstancesInput{InstanceIds: []string{id}}
@@ -137,8 +181,37 @@ func (m *Manager) stopInstance(ctx context.Context, id string, state types.Insta
 				return wrap("stop", "instance "+id, err)
 			}
 		}
-		_, err := m.waitInstance(ctx, id, types.InstanceStateNameStopped)
-		return err
+		return m.waitStopped(ctx, id, i)
+	})
+}
+
+// waitStopped waits for an instance that was told to stop. One that is about
+// to run, or runs, under a later launch time than before has been stopped and
+// started again between two looks.
+func (m *Manager) waitStopped(ctx context.Context, id string, before *types.Instance) error {
+	began, stopping := m.now(), false
+	return m.poll(ctx, m.stateTimeout, "to be stopped", "instance "+id, func(ctx context.Context) (bool, error) {
+		i, err := m.instanceByID(ctx, id)
+		if err != nil {
+			return false, err
+		}
+		if i == nil {
+			if m.now().Sub(began) < settleTime {
+				return false, nil
+			}
+			return false, &Error{Op: "stop", Resource: "instance " + id, Reason: "it is gone", Code: KindNotFound}
+		}
+		switch state := stateOf(i); state {
+		case types.InstanceStateNameStopped:
+			return true, nil
+		case types.InstanceStateNameStopping:
+			stopping = true
+		case types.InstanceStateNamePending, types.InstanceStateNameRunning:
+			if stopping || before != nil && aws.ToTime(i.LaunchTime).After(aws.ToTime(before.LaunchTime)) {
+				return false, &Error{Op: "stop", Resource: "instance " + id, Code: KindExists, Err: errStartedAgain, Remedy: "run the same command again"}
+			}
+		}
+		return false, diedWaiting(i, types.InstanceStateNameStopped)
 	})
 }
 

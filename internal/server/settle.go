@@ -193,22 +193,52 @@ func doomedDevices(i *types.Instance) []string {
 }
 
 // guard makes termination by accident hard: protection on, and a shutdown from
-// inside only stops the machine. An endpoint that can't say or do so gets a
-// warning: the disks are kept either way.
+// inside only stops the machine. A server that the user protected can't be
+// stopped either. A spot instance can't have such protection, and an endpoint
+// that can't say or do so gets a warning: the disks are kept in any case.
 func (m *Manager) guard(ctx context.Context, instanceID string) error {
-	err := m.guardAttribute(ctx, instanceID, types.InstanceAttributeNameDisableApiTermination,
-		func(o *ec2.DescribeInstanceAttributeOutput) bool {
-			return o.DisableApiTermination != nil && aws.ToBool(o.DisableApiTermination.Value)
-		},
-		&ec2.ModifyInstanceAttributeInput{InstanceId: &instanceID, DisableApiTermination: &types.AttributeBooleanValue{Value: aws.Bool(true)}})
+	i, volumes, err := m.disksOf(ctx, instanceID)
 	if err != nil {
 		return err
+	}
+	if !isSpot(i) {
+		err := m.guardAttribute(ctx, instanceID, types.InstanceAttributeNameDisableApiTermination,
+			func(o *ec2.DescribeInstanceAttributeOutput) bool {
+				return o.DisableApiTermination != nil && aws.ToBool(o.DisableApiTermination.Value)
+			},
+			&ec2.ModifyInstanceAttributeInput{InstanceId: &instanceID, DisableApiTermination: &types.AttributeBooleanValue{Value: aws.Bool(true)}})
+		if err != nil {
+			return err
+		}
+		if protectedBy(i, volumes) {
+			if err := m.guardStop(ctx, instanceID, true); err != nil {
+				return err
+			}
+		}
 	}
 	return m.guardAttribute(ctx, instanceID, types.InstanceAttributeNameInstanceInitiatedShutdownBehavior,
 		func(o *ec2.DescribeInstanceAttributeOutput) bool {
 			return o.InstanceInitiatedShutdownBehavior != nil && aws.ToString(o.InstanceInitiatedShutdownBehavior.Value) == string(types.ShutdownBehaviorStop)
 		},
 		&ec2.ModifyInstanceAttributeInput{InstanceId: &instanceID, InstanceInitiatedShutdownBehavior: &types.AttributeValue{Value: aws.String(string(types.ShutdownBehaviorStop))}})
+}
+
+// guardStop forbids or allows to stop an instance.
+func (m *Manager) guardStop(ctx context.Context, instanceID string, on bool) error {
+	return m.guardAttribute(ctx, instanceID, types.InstanceAttributeNameDisableApiStop,
+		func(o *ec2.DescribeInstanceAttributeOutput) bool {
+			return o.DisableApiStop != nil && aws.ToBool(o.DisableApiStop.Value) == on
+		},
+		&ec2.ModifyInstanceAttributeInput{InstanceId: &instanceID, DisableApiStop: &types.AttributeBooleanValue{Value: &on}})
+}
+
+func isSpot(i *types.Instance) bool { return i.InstanceLifecycle == types.InstanceLifecycleTypeSpot }
+
+// protectedBy tells whether the user protected the server, as its root says.
+func protectedBy(i *types.Instance, volumes []types.Volume) bool {
+	return slices.ContainsFunc(volumes, func(v types.Volume) bool {
+		return aws.ToString(v.VolumeId) == rootVolumeID(i) && tagOf(v.Tags, tagProtected) == "yes"
+	})
 }
 
 func (m *Manager) guardAttribute(ctx context.Context, id string, name types.InstanceAttributeName, right func(*ec2.DescribeInstanceAttributeOutput) bool, repair *ec2.ModifyInstanceAttributeInput) error {

@@ -30,6 +30,9 @@ func (m *Manager) Terminate(ctx context.Context, name string) (*TerminateResult,
 	}
 	id := aws.ToString(w.instance.InstanceId)
 	if stateOf(w.instance) != types.InstanceStateNameShuttingDown {
+		if err := w.mayEnd("terminate"); err != nil {
+			return nil, err
+		}
 		if err := m.endInstance(ctx, w); err != nil {
 			return nil, wrap("terminate", "server "+name, err)
 		}
@@ -43,26 +46,62 @@ func (m *Manager) Terminate(ctx context.Context, name string) (*TerminateResult,
 	return m.terminated(ctx, name, id)
 }
 
+// mayEnd refuses to end a server that its user protected.
+func (w *world) mayEnd(op string) error {
+	if w.facts().Protected != "yes" {
+		return nil
+	}
+	return &Error{
+		Op: op, Resource: "server " + w.name, Code: KindProtected,
+		Reason: "it is protected", Remedy: "stead unprotect " + w.name,
+	}
+}
+
 // endInstance terminates the instance. Its order is the product's promise:
 // tags, then every disk kept and seen to be kept, and only then the
-// protection is lifted.
+// protection is lifted. A spot instance's request is cancelled before, or the
+// endpoint would launch another one. The disks are looked at again right
+// before the end, and the guest always gets the time to shut down.
 func (m *Manager) endInstance(ctx context.Context, w *world) error {
 	id := aws.ToString(w.instance.InstanceId)
 	if err := m.step("check that every disk stays", id, func() error {
-		err := m.settle(ctx, w.name, id, w.facts())
-		return err
+		return m.settle(ctx, w.name, id, w.facts())
 	}); err != nil {
 		return err
 	}
+	if err := m.cancelSpot(ctx, w.instance); err != nil {
+		return err
+	}
 	return m.step("terminate", id, func() error {
-		_, err := m.ec2.ModifyInstanceAttribute(ctx, &ec2.ModifyInstanceAttributeInput{
-			InstanceId: &id, DisableApiTermination: &types.AttributeBooleanValue{Value: aws.Bool(false)},
-		})
-		if err != nil && !unsupported(err) {
-			return wrap("lift the protection of", "instance "+id, err)
+		if !isSpot(w.instance) {
+			_, err := m.ec2.ModifyInstanceAttribute(ctx, &ec2.ModifyInstanceAttributeInput{
+				InstanceId: &id, DisableApiTermination: &types.AttributeBooleanValue{Value: aws.Bool(false)},
+			})
+			if err != nil && !unsupported(err) {
+				return wrap("lift the protection of", "instance "+id, err)
+			}
+			if err := m.keepDisks(ctx, id); err != nil {
+				return err
+			}
 		}
-		_, err = m.ec2.TerminateInstances(ctx, &ec2.TerminateInstancesInput{InstanceIds: []string{id}})
+		_, err := m.ec2.TerminateInstances(ctx, &ec2.TerminateInstancesInput{InstanceIds: []string{id}})
 		return wrap("terminate", "instance "+id, err)
+	})
+}
+
+// cancelSpot cancels the request of a spot instance, which also terminates one
+// that is stopped: so every disk must have been seen to be kept.
+func (m *Manager) cancelSpot(ctx context.Context, i *types.Instance) error {
+	request := aws.ToString(i.SpotInstanceRequestId)
+	if request == "" {
+		return nil
+	}
+	return m.step("cancel spot request", request, func() error {
+		_, err := m.ec2.CancelSpotInstanceRequests(ctx, &ec2.CancelSpotInstanceRequestsInput{SpotInstanceRequestIds: []string{request}})
+		if KindOf(err) == KindNotFound {
+			return nil // gone since: it asks for nothing any more
+		}
+		return wrap("cancel", "spot request "+request, err)
 	})
 }
 

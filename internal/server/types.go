@@ -45,6 +45,13 @@ type Server struct {
 	ElasticIP string `json:"elastic_ip,omitempty"`
 	// Protected tells that every disk is kept when the instance is terminated.
 	Protected bool `json:"protected"`
+	// Locked tells that the user protected it: it can't be stopped or
+	// terminated.
+	Locked bool `json:"locked,omitempty"`
+	// Market is spot for a spot instance, "" for one on demand.
+	Market string `json:"market,omitempty"`
+	// Rules are open ports to other networks than From, each PORT@CIDR.
+	Rules []string `json:"rules,omitempty"`
 	// Spot tells that it runs at the market's price, and may be stopped for it.
 	Spot bool `json:"spot,omitempty"`
 	// NewestSnapshot is when its newest complete snapshot set was taken. Only
@@ -88,6 +95,11 @@ type Disk struct {
 	// KeptOnTermination tells that terminating the instance keeps it. A
 	// detached disk is always kept.
 	KeptOnTermination bool `json:"kept_on_termination"`
+	// Raid is LEVEL INDEX/COUNT of a disk that is one of several, Mount where
+	// it was mounted when it was made, and FS its file system then.
+	Raid  string `json:"raid,omitempty"`
+	Mount string `json:"mount,omitempty"`
+	FS    string `json:"fs,omitempty"`
 	// SupersededBy is the volume that took its place in a rescue by snapshot.
 	SupersededBy string     `json:"superseded_by,omitempty"`
 	Created      *time.Time `json:"created,omitempty"`

@@ -135,8 +135,14 @@ func diedWaiting(i *types.Instance, want types.InstanceStateName) error {
 	if r := i.StateReason; r != nil {
 		e.Reason += fmt.Sprintf(" (%s: %s)", aws.ToString(r.Code), aws.ToString(r.Message))
 		switch aws.ToString(r.Code) {
-		case "Server.InsufficientInstanceCapacity", "Client.VolumeLimitExceeded":
+		case "Server.InsufficientInstanceCapacity":
 			e.Code, e.Remedy = KindCapacity, remedyFor(KindCapacity)
+		case "Client.VolumeLimitExceeded":
+			e.Code, e.Remedy = KindCapacity, "the quota of disks is full: stead volume ls shows what could go"
+		case "Client.InternalError":
+			e.Remedy = "this is usually a KMS key that may not be used: allow kms:CreateGrant and kms:Decrypt on the disks' key"
+		case "Client.InvalidSnapshot.NotFound":
+			e.Remedy = "a snapshot of the image is gone or not shared with you: choose another image"
 		}
 	}
 	return e
