@@ -67,7 +67,7 @@ func (m *Manager) ensureGroup(ctx context.Context, name string, open []Port, fro
 // ensureGroupIn is ensureGroup in a VPC, "" being the default one, with rules
 // of any kind.
 func (m *Manager) ensureGroupIn(ctx context.Context, name, vpc string, rules []rule) (string, error) {
-	g, err := m.findGroup(ctx, name, vpc)
+	g, err := m.findServerGroup(ctx, name, vpc)
 	if err != nil {
 		return "", err
 	}
@@ -105,16 +105,16 @@ func (m *Manager) makeGroup(ctx context.Context, name, vpc string) (*types.Secur
 			return nil, wrap("create", "security group "+group, err)
 		}
 		// Another command was quicker, or the name is another server's.
-		if g, err := m.findGroup(ctx, name, vpc); g != nil || err != nil {
+		if g, err := m.findServerGroup(ctx, name, vpc); g != nil || err != nil {
 			return g, err
 		}
 	}
 	return nil, &Error{Op: "create", Resource: "security group stead-" + name, Code: KindExists, Reason: "the name and the next ones are taken", Remedy: "delete those groups, or choose another name"}
 }
 
-// findGroup returns the group of a server: the one whose tags say so, else the
+// findServerGroup returns the group of a server: the one whose tags say so, else the
 // one of its name that no tag gives to another server. nil: there is none.
-func (m *Manager) findGroup(ctx context.Context, name, vpc string) (*types.SecurityGroup, error) {
+func (m *Manager) findServerGroup(ctx context.Context, name, vpc string) (*types.SecurityGroup, error) {
 	for _, f := range []types.Filter{filter("tag:"+tagServer, name), filter("group-name", "stead-"+name)} {
 		filters := []types.Filter{f}
 		if vpc != "" {
@@ -135,6 +135,18 @@ func (m *Manager) findGroup(ctx context.Context, name, vpc string) (*types.Secur
 		}
 	}
 	return nil, nil
+}
+
+// findGroup returns nil when there is none of that name.
+func (m *Manager) findGroup(ctx context.Context, group string) (*types.SecurityGroup, error) {
+	out, err := m.ec2.DescribeSecurityGroups(ctx, &ec2.DescribeSecurityGroupsInput{Filters: []types.Filter{filter("group-name", group)}})
+	if err != nil {
+		return nil, wrap("describe", "security group "+group, err)
+	}
+	if len(out.SecurityGroups) == 0 {
+		return nil, nil
+	}
+	return &out.SecurityGroups[0], nil
 }
 
 // rule is a port that is open to a network.
@@ -182,6 +194,11 @@ func parseRules(list string) ([]rule, error) {
 		rules = append(rules, rule{p, cidr})
 	}
 	return rules, nil
+}
+
+// openPorts opens ports of a group to networks.
+func (m *Manager) openPorts(ctx context.Context, g *types.SecurityGroup, open []Port, from []string) error {
+	return m.openRules(ctx, g, crossRules(open, from))
 }
 
 // openRules adds the rules that a group lacks, one call for all.

@@ -115,22 +115,6 @@ func (m *Manager) roomToLaunch(ctx context.Context, o CreateOptions, f facts, er
 	return &Error{Code: KindCapacity, Err: err, Remedy: "try " + strings.Join(ways, ", ") + ", or later"}
 }
 
-// otherZones lists the zones that one can launch in, but for the one that was
-// asked for. None is a proposal less.
-func (m *Manager) otherZones(ctx context.Context, not string) []string {
-	out, err := m.ec2.DescribeAvailabilityZones(ctx, &ec2.DescribeAvailabilityZonesInput{Filters: []types.Filter{filter("state", "available")}})
-	if err != nil {
-		return nil
-	}
-	var zones []string
-	for _, z := range out.AvailabilityZones {
-		if name := aws.ToString(z.ZoneName); name != not && (z.ZoneType == nil || *z.ZoneType == "availability-zone") {
-			zones = append(zones, name)
-		}
-	}
-	return zones
-}
-
 // facts are what options and image say before there is an instance to ask.
 func (o *CreateOptions) facts(image *types.Image, a *alias) facts {
 	f := facts{

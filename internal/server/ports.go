@@ -186,7 +186,7 @@ func groupIDs(i *types.Instance) []string {
 // closeNow takes rules off the server's own group. Other groups of an adopted
 // instance aren't its own: a port that they open too is told of.
 func (m *Manager) closeNow(ctx context.Context, w *world, closes func(rule) bool) (bool, error) {
-	own, err := m.findGroup(ctx, w.name, "")
+	own, err := m.findServerGroup(ctx, w.name, "")
 	if err != nil {
 		return false, err
 	}
