@@ -141,7 +141,7 @@ func addCommands(a *App, root *cobra.Command) {
 	add(groupServers, newWait(a), newProtect(a), newUnprotect(a), newOpen(a), newClose(a))
 	add(groupDisks, newVolume(a), newSnapshot(a), newSnapshots(a), newImage(a))
 	add(groupClouds, newContext(a), newCloud(a), newEC2(a), newDoctor(a))
-	add(groupClouds, newCost(a))
+	add(groupClouds, newCost(a), newOrphans(a))
 	root.AddCommand(newVersion(a), newMan(a), newHelpExitCodes(), newHelpEnvironment())
 }
 

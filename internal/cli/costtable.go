@@ -157,11 +157,12 @@ func writeOffers(w io.Writer, c *server.Cost) {
 	for _, r := range rows {
 		longest = max(longest, r.month)
 	}
-	t := table{heading: []string{"NEXT TO", "RAM", "A MONTH", "", "AS OF"}}
+	t := table{heading: []string{"NEXT TO", "RAM", "A MONTH", " ", "AS OF"}}
 	for _, r := range rows {
 		t.add(r.name, r.ram, r.text, bar(r.month, longest), r.note)
 	}
 	t.write(w)
+	fmt.Fprintln(w, "A plan has a disk and traffic of its own in its price, which may be more or less than this server's.")
 }
 
 // bar is n on a scale that ends with longest: what isn't nothing shows.

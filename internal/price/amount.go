@@ -55,10 +55,10 @@ func (a Amount) String() string {
 }
 
 // Cents is the amount as people write it, rounded to two places: 7.59. What is
-// more than nothing and less than a cent is exact, lest it look free.
+// more than nothing and less than a cent says so, lest it look free.
 func (a Amount) Cents() string {
-	if a > -cent && a < cent {
-		return a.String()
+	if a > 0 && a < cent {
+		return "<0.01"
 	}
 	half := Amount(cent / 2)
 	if a < 0 {

@@ -50,7 +50,7 @@ type Spec struct {
 
 // Volume is a disk that is paid for.
 type Volume struct {
-	ID         string
+	ID         string // what to call it; each of a Spec another
 	Type       string
 	GiB        int64
 	IOPS       int64 // 0: what the type comes with

@@ -29,7 +29,7 @@ func TestAmountIsExact(t *testing.T) {
 			t.Errorf("%q is read as %s, %v", text, a, err)
 		}
 	}
-	for text, want := range map[string]string{"7.592": "7.59", "7.595": "7.60", "0.004": "0.004", "1.999": "2.00"} {
+	for text, want := range map[string]string{"7.592": "7.59", "7.595": "7.60", "0.004": "<0.01", "0": "0.00", "1.999": "2.00"} {
 		if a, _ := price.ParseAmount(text); a.Cents() != want {
 			t.Errorf("%s in cents is %s, want %s", text, a.Cents(), want)
 		}

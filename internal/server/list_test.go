@@ -28,7 +28,10 @@ type crowd struct {
 	calls map[string]int
 }
 
-const smallPage = 50
+const (
+	smallPage = 50
+	waitLong  = time.Minute
+)
 
 func (c *crowd) page(action string, limit *int32, token *string) (from, to int, next *string) {
 	c.mu.Lock()

@@ -26,9 +26,15 @@ func (s *Server) PriceSpec(region string) price.Spec {
 	if s.Root.VolumeID != "" {
 		disks = append([]Disk{s.Root}, disks...)
 	}
+	seen := map[string]bool{}
 	for _, d := range disks {
+		called := d.Device
+		if called == "" || seen[called] {
+			called = d.VolumeID
+		}
+		seen[called] = true
 		p.Volumes = append(p.Volumes, price.Volume{
-			ID: d.VolumeID, Type: d.Type, GiB: int64(d.SizeGiB), IOPS: int64(d.IOPS), Throughput: int64(d.ThroughputMiBs),
+			ID: called, Type: d.Type, GiB: int64(d.SizeGiB), IOPS: int64(d.IOPS), Throughput: int64(d.ThroughputMiBs),
 		})
 	}
 	switch {
