@@ -61,6 +61,8 @@ func (c *Cloud) registerAccount() {
 		"DescribeIamInstanceProfileAssociations": handle(c.DescribeIamInstanceProfileAssociations),
 		"DescribeLaunchTemplates":                handle(c.DescribeLaunchTemplates),
 		"GetEbsEncryptionByDefault":              handle(c.GetEbsEncryptionByDefault),
+		"DescribeReservedInstancesOfferings":     handle(c.DescribeReservedInstancesOfferings),
+		"DescribeReservedInstances":              handle(c.DescribeReservedInstances),
 	} {
 		c.ec2Actions[name] = act
 	}

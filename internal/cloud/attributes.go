@@ -137,6 +137,8 @@ func spreadAttribute(in *ec2.ModifyInstanceAttributeInput) error {
 		in.EbsOptimized = on
 	case types.InstanceAttributeNameSourceDestCheck:
 		in.SourceDestCheck = on
+	case types.InstanceAttributeNameEnaSupport:
+		in.EnaSupport = on
 	case types.InstanceAttributeNameInstanceType:
 		in.InstanceType, isBool = &types.AttributeValue{Value: in.Value}, true
 	case types.InstanceAttributeNameKernel:
@@ -195,7 +197,7 @@ func (c *Cloud) modify(tx *state.Tx, i *state.Instance, in *ec2.ModifyInstanceAt
 
 // modifyStopped changes what an instance reads only when it starts.
 func modifyStopped(tx *state.Tx, i *state.Instance, in *ec2.ModifyInstanceAttributeInput) error {
-	if in.InstanceType == nil && in.Kernel == nil && in.UserData == nil && in.Ramdisk == nil {
+	if in.InstanceType == nil && in.Kernel == nil && in.UserData == nil && in.Ramdisk == nil && in.EnaSupport == nil && in.SriovNetSupport == nil {
 		return nil
 	}
 	if i.State != state.Stopped {
@@ -203,6 +205,12 @@ func modifyStopped(tx *state.Tx, i *state.Instance, in *ec2.ModifyInstanceAttrib
 	}
 	if in.Ramdisk != nil && aws.ToString(in.Ramdisk.Value) != "" {
 		return unsupported("A RAM disk of its own", "A kernel image carries its own.")
+	}
+	if in.EnaSupport != nil && !aws.ToBool(in.EnaSupport.Value) {
+		return unsupported("An instance without enhanced networking", "Leave enaSupport on.")
+	}
+	if in.SriovNetSupport != nil {
+		return unsupported("SR-IOV", "Leave sriovNetSupport out.")
 	}
 	if in.InstanceType != nil {
 		name := aws.ToString(in.InstanceType.Value)

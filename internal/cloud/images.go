@@ -59,6 +59,9 @@ func (c *Cloud) RegisterImage(ctx context.Context, in *ec2.RegisterImageInput) (
 	if in.ImageLocation != nil && len(in.BlockDeviceMappings) == 0 {
 		return nil, unsupported("Registering from a manifest in S3", "Register from a snapshot: give RootDeviceName and BlockDeviceMappings.")
 	}
+	if in.UefiData != nil {
+		return nil, unsupported("A UEFI variable store of an image", "Leave UefiData out: each machine begins with the firmware's own.")
+	}
 	if in.RootDeviceName == nil {
 		return nil, missing("rootDeviceName")
 	}

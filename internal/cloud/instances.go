@@ -26,6 +26,7 @@ func (c *Cloud) registerInstances() {
 	c.ec2Actions["RebootInstances"] = handle(c.RebootInstances)
 	c.ec2Actions["TerminateInstances"] = handle(c.TerminateInstances)
 	c.ec2Actions["GetConsoleOutput"] = handle(c.GetConsoleOutput)
+	c.ec2Actions["GetInstanceUefiData"] = handle(c.GetInstanceUefiData)
 	c.ec2Actions["DescribeInstanceAttribute"] = handle(c.DescribeInstanceAttribute)
 	c.ec2Actions["ModifyInstanceAttribute"] = handle(c.ModifyInstanceAttribute)
 	c.ec2Actions["ModifyInstanceMetadataOptions"] = handle(c.ModifyInstanceMetadataOptions)
@@ -213,6 +214,9 @@ func (c *Cloud) DescribeInstances(ctx context.Context, in *ec2.DescribeInstances
 }
 
 func (c *Cloud) listInstances(ctx context.Context, ids []string, filters []types.Filter, limit *int32, token *string, known fields[view]) ([]view, *string, error) {
+	if err := notPaged(ids, limit, "instancesSet"); err != nil {
+		return nil, nil, err
+	}
 	s := from(ctx).Scope
 	var views []view
 	err := c.db.View(func(tx *state.Tx) error {

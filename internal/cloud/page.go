@@ -9,6 +9,14 @@ import (
 
 const pagePrefix = "after:"
 
+// notPaged refuses to page through what was named, as EC2 does.
+func notPaged(ids []string, limit *int32, set string) error {
+	if len(ids) > 0 && limit != nil {
+		return fail("InvalidParameterCombination", "The parameter %s cannot be used with the parameter maxResults", set)
+	}
+	return nil
+}
+
 // paginate cuts one page out of recs, which are ordered by ID. The token names
 // the last record of the page before, so that records that come or go between
 // two calls never make a page skip or repeat another.

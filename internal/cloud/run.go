@@ -84,6 +84,8 @@ func checkRun(in *ec2.RunInstancesInput) error {
 		return unsupported("A launch template", "Give its parameters in the call.")
 	case in.IamInstanceProfile != nil:
 		return unsupported("An instance profile", "This cloud has no IAM: leave IamInstanceProfile out, and give the server credentials of its own.")
+	case in.PrivateIpAddress != nil && *in.MaxCount > 1:
+		return fail("InvalidParameterCombination", "A private address can be given to one instance alone, not to %d.", *in.MaxCount)
 	case in.Ipv6AddressCount != nil || len(in.Ipv6Addresses) > 0:
 		return unsupported("IPv6", "Leave the IPv6 parameters out.")
 	case len(in.NetworkInterfaces) > 1:
@@ -196,6 +198,10 @@ func (c *Cloud) planNetwork(tx *state.Tx, s state.Scope, l *launch, in *ec2.RunI
 		switch {
 		case ni.NetworkInterfaceId != nil:
 			return unsupported("An existing network interface", "Give SubnetId and PrivateIpAddress instead.")
+		case len(ni.PrivateIpAddresses) > 1 || aws.ToInt32(ni.SecondaryPrivateIpAddressCount) > 0:
+			return unsupported("A secondary private address", "Give one PrivateIpAddress.")
+		case ni.DeleteOnTermination != nil && !*ni.DeleteOnTermination:
+			return unsupported("A network interface that outlives its instance", "Leave DeleteOnTermination out; the private address can be asked for again with PrivateIpAddress.")
 		case aws.ToInt32(ni.DeviceIndex) != 0:
 			return invalid(*ni.DeviceIndex, "NetworkInterface.DeviceIndex", "The only interface has index 0.")
 		case len(groups) > 0 || subnetID != "":
@@ -203,6 +209,9 @@ func (c *Cloud) planNetwork(tx *state.Tx, s state.Scope, l *launch, in *ec2.RunI
 		}
 		l.proto.NoPublicIP = ni.AssociatePublicIpAddress != nil && !*ni.AssociatePublicIpAddress
 		subnetID, wantIP, groups = aws.ToString(ni.SubnetId), aws.ToString(ni.PrivateIpAddress), ni.Groups
+		if len(ni.PrivateIpAddresses) == 1 {
+			wantIP = aws.ToString(ni.PrivateIpAddresses[0].PrivateIpAddress)
+		}
 	}
 	zone := ""
 	if in.Placement != nil {

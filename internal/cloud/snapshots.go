@@ -18,6 +18,10 @@ func (c *Cloud) registerSnapshots() {
 	c.ec2Actions["CreateSnapshots"] = handle(c.CreateSnapshots)
 	c.ec2Actions["DescribeSnapshots"] = handle(c.DescribeSnapshots)
 	c.ec2Actions["DeleteSnapshot"] = handle(c.DeleteSnapshot)
+	c.ec2Actions["DescribeSnapshotAttribute"] = handle(c.DescribeSnapshotAttribute)
+	c.ec2Actions["ModifySnapshotAttribute"] = handle(c.ModifySnapshotAttribute)
+	c.ec2Actions["ResetSnapshotAttribute"] = handle(c.ResetSnapshotAttribute)
+	c.ec2Actions["DescribeSnapshotTierStatus"] = handle(c.DescribeSnapshotTierStatus)
 	c.ec2Actions["CopySnapshot"] = handle(c.CopySnapshot)
 }
 

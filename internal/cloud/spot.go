@@ -283,12 +283,8 @@ func (c *Cloud) DescribeSpotPriceHistory(ctx context.Context, in *ec2.DescribeSp
 			return nil, err
 		}
 	}
-	known := fields[*listed]{}
-	for _, name := range []string{"availability-zone", "availability-zone-id", "instance-type", "product-description", "spot-price", "timestamp"} {
-		known[name] = none[*listed]
-	}
-	_, next, err := choose([]*listed{}, nil, spotIDs, in.Filters, known, in.MaxResults, in.NextToken)
-	return &ec2.DescribeSpotPriceHistoryOutput{NextToken: next, SpotPriceHistory: []types.SpotPrice{}}, err
+	err := emptyList(in.Filters, in.MaxResults, in.NextToken, "availability-zone", "availability-zone-id", "instance-type", "product-description", "spot-price", "timestamp")
+	return &ec2.DescribeSpotPriceHistoryOutput{SpotPriceHistory: []types.SpotPrice{}}, err
 }
 
 // RequestSpotInstances is the older way, which EC2 advises against.

@@ -10,7 +10,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
-	"github.com/steadcloud/stead/internal/machine"
 	"github.com/steadcloud/stead/internal/state"
 )
 
@@ -238,7 +237,7 @@ func timestamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.
 
 // DescribeVolumes lists volumes.
 func (c *Cloud) DescribeVolumes(ctx context.Context, in *ec2.DescribeVolumesInput) (*ec2.DescribeVolumesOutput, error) {
-	page, next, err := c.listVolumes(ctx, in.VolumeIds, in.Filters, in.MaxResults, in.NextToken)
+	page, next, err := c.listVolumes(ctx, in.VolumeIds, in.Filters, volumeFilters, in.MaxResults, in.NextToken)
 	if err != nil {
 		return nil, err
 	}
@@ -249,7 +248,10 @@ func (c *Cloud) DescribeVolumes(ctx context.Context, in *ec2.DescribeVolumesInpu
 	return out, nil
 }
 
-func (c *Cloud) listVolumes(ctx context.Context, ids []string, filters []types.Filter, limit *int32, token *string) ([]*state.Volume, *string, error) {
+func (c *Cloud) listVolumes(ctx context.Context, ids []string, filters []types.Filter, known fields[*state.Volume], limit *int32, token *string) ([]*state.Volume, *string, error) {
+	if err := notPaged(ids, limit, "volumesSet"); err != nil {
+		return nil, nil, err
+	}
 	var vols []*state.Volume
 	err := c.db.View(func(tx *state.Tx) (err error) {
 		vols, err = listNamed[state.Volume](tx, from(ctx).Scope, volumeIDs, ids)
@@ -258,56 +260,10 @@ func (c *Cloud) listVolumes(ctx context.Context, ids []string, filters []types.F
 	if err != nil {
 		return nil, nil, err
 	}
-	if vols, err = filter(vols, filters, volumeFilters); err != nil {
+	if vols, err = filter(vols, filters, known); err != nil {
 		return nil, nil, err
 	}
 	return paginate(vols, limit, token)
-}
-
-// DescribeVolumeStatus says ok of every volume whose file is complete.
-func (c *Cloud) DescribeVolumeStatus(ctx context.Context, in *ec2.DescribeVolumeStatusInput) (*ec2.DescribeVolumeStatusOutput, error) {
-	page, next, err := c.listVolumes(ctx, in.VolumeIds, in.Filters, in.MaxResults, in.NextToken)
-	if err != nil {
-		return nil, err
-	}
-	out := &ec2.DescribeVolumeStatusOutput{NextToken: next}
-	for _, v := range page {
-		item := types.VolumeStatusItem{VolumeId: aws.String(v.ID), AvailabilityZone: aws.String(v.Zone)}
-		status := types.VolumeStatusInfoStatusOk
-		switch e := c.faultOf(v); {
-		case e != nil:
-			status = types.VolumeStatusInfoStatusImpaired
-			item.Events = []types.VolumeStatusEvent{{
-				EventType: aws.String("io-paused"), EventId: aws.String("evol-" + v.ID[len("vol-"):]), InstanceId: aws.String(v.Attachment.InstanceID),
-				Description: aws.String("The machine stands still: " + faultText(e)),
-			}}
-		case v.State == state.VolumeError:
-			status = types.VolumeStatusInfoStatusImpaired
-		case !v.Ready:
-			status = types.VolumeStatusInfoStatusInsufficientData
-		}
-		item.VolumeStatus = &types.VolumeStatusInfo{Status: status}
-		out.VolumeStatuses = append(out.VolumeStatuses, item)
-	}
-	return out, nil
-}
-
-// faultOf is the error on a volume that its machine stands still for.
-func (c *Cloud) faultOf(v *state.Volume) *machine.IOError {
-	if v.Attachment == nil {
-		return nil
-	}
-	if e := c.running.ioError(v.Attachment.InstanceID); e != nil && e.VolumeID == v.ID {
-		return e
-	}
-	return nil
-}
-
-func faultText(e *machine.IOError) string {
-	if e.NoSpace {
-		return "the disk of the host is full; it goes on when there is room"
-	}
-	return e.Reason
 }
 
 func apiVolume(v *state.Volume) types.Volume {
