@@ -215,6 +215,7 @@ func (d *desk) done(args ...string) []string {
 var (
 	someID    = regexp.MustCompile(`\b(i|vol|snap|ami|sg|eipalloc|eipassoc|replacevol|policy)-[0-9a-f]{17}\b`)
 	someToken = regexp.MustCompile(`\bstead-[0-9a-f]{40}\b|--client-token [0-9a-f-]{36}`)
+	someIP    = regexp.MustCompile(`\b(172\.31|192\.0|198\.51)(\.\d+){2}\b`)
 	someSet   = regexp.MustCompile(`\b\d{8}T\d{6}Z-[0-9a-f]{4}\b`)
 )
 
@@ -231,6 +232,7 @@ func alike(lines []string) []string {
 			}
 			return seen[id]
 		})
+		line = someIP.ReplaceAllString(line, "IP")
 		list = append(list, someSet.ReplaceAllString(someToken.ReplaceAllString(line, "TOKEN"), "SET"))
 	}
 	return list

@@ -90,6 +90,9 @@ func (c *Cloud) newInstance(ctx context.Context, in *ec2.RunInstancesInput, imag
 	if i.Placement, err = c.placement(ctx, in.Placement, i.SubnetId); err != nil {
 		return nil, err
 	}
+	if i.SubnetId == nil {
+		i.SubnetId = c.defaultSubnet(ctx, i.Placement.AvailabilityZone)
+	}
 	if i.SecurityGroups, err = c.groupsOf(ctx, in.SecurityGroupIds, in.SecurityGroups); err != nil {
 		return nil, err
 	}
@@ -138,6 +141,19 @@ func (c *Cloud) placement(ctx context.Context, asked *types.Placement, subnet *s
 	zone, err := c.zone(ctx)
 	p.AvailabilityZone = &zone
 	return p, err
+}
+
+// defaultSubnet is where a zone puts an instance when nobody says where, nil
+// where the endpoint doesn't tell.
+func (c *Cloud) defaultSubnet(ctx context.Context, zone *string) *string {
+	out, err := c.real.DescribeSubnets(ctx, &ec2.DescribeSubnetsInput{Filters: []types.Filter{
+		{Name: aws.String("availability-zone"), Values: []string{aws.ToString(zone)}},
+		{Name: aws.String("default-for-az"), Values: []string{"true"}},
+	}})
+	if err != nil || len(out.Subnets) == 0 {
+		return nil
+	}
+	return out.Subnets[0].SubnetId
 }
 
 func (c *Cloud) newSpot(i *types.Instance, o *types.SpotMarketOptions) {
