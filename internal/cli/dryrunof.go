@@ -21,7 +21,7 @@ func dryRunOf(path string) (how dryRunHow, why string) {
 	_, name, _ := strings.Cut(path, " ")
 	switch name {
 	case "create", "adopt", "start", "stop", "reboot", "terminate", "rescue", "rename", "protect", "unprotect", "open", "close",
-		"resize", "restore", "clone", "purge", "move", "snapshot", "schedule", "prune", "repair",
+		"resize", "restore", "clone", "purge", "move", "snapshot", "schedule", "prune",
 		"volume create", "volume attach", "volume detach", "volume grow", "volume rm",
 		"image durable", "image copy", "image rm":
 		return dryRunPlans, ""
@@ -29,6 +29,8 @@ func dryRunOf(path string) (how dryRunHow, why string) {
 		"volume ls", "image ls", "context ls", "context show", "cloud status", "cloud env", "cloud logs",
 		"version", "schedule ls", "doctor":
 		return dryRunReads, ""
+	case "repair":
+		return dryRunRefused, "what it finds on the disk decides what it does"
 	case "ssh", "exec", "cp":
 		return dryRunRefused, "what it does on the server is yours to know"
 	case "image build", "image import", "cloud start", "cloud stop", "cloud run", "cloud check", "cloud collect", "cloud reset",

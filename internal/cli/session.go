@@ -80,7 +80,10 @@ func (a *App) openContext(ctx context.Context, c contexts.Context, start bool) (
 	}
 	if s.plan != nil {
 		s.foreseen = a.foreseen(cfg)
-		conf.Guest, conf.Dial = dryGuest{s.plan}, (&dryDial{plan: s.plan}).dial
+		conf.Dial = (&dryDial{plan: s.plan}).dial
+		if conf.Guest != nil {
+			conf.Guest = dryGuest{s.plan}
+		}
 	}
 	s.servers = server.New(conf)
 	return s, nil
