@@ -140,6 +140,7 @@ func addCommands(a *App, root *cobra.Command) {
 		newStop(a), newReboot(a), newResize(a), newTerminate(a), newRescue(a), newRepair(a))
 	add(groupServers, newWait(a), newProtect(a), newUnprotect(a), newOpen(a), newClose(a))
 	add(groupDisks, newVolume(a), newSnapshot(a), newSnapshots(a), newImage(a))
+	add(groupDisks, newPrune(a))
 	add(groupClouds, newContext(a), newCloud(a), newEC2(a), newDoctor(a))
 	add(groupClouds, newCost(a), newOrphans(a))
 	root.AddCommand(newVersion(a), newMan(a), newHelpExitCodes(), newHelpEnvironment())
@@ -226,6 +227,18 @@ func exactly(names ...string) cobra.PositionalArgs {
 		if len(names) == 0 {
 			e = usage("%s: takes no arguments", cmd.CommandPath())
 		}
+		e.Remedy = cmd.CommandPath() + " --help"
+		return e
+	}
+}
+
+// atLeastOne demands one argument or more of what name says.
+func atLeastOne(name string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return nil
+		}
+		e := usage("%s: want %s", cmd.CommandPath(), name)
 		e.Remedy = cmd.CommandPath() + " --help"
 		return e
 	}

@@ -45,6 +45,21 @@ func (a *App) completeContexts(_ *cobra.Command, args []string, _ string) ([]str
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
+// completeSets offers the IDs of snapshot sets.
+func (a *App) completeSets(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	var ids []string
+	a.quietly(cmd.Context(), func(ctx context.Context, s *session) error {
+		sets, err := s.servers.Snapshots(ctx, "")
+		for _, set := range sets {
+			if !slices.Contains(args, set.ID) {
+				ids = append(ids, cobra.CompletionWithDesc(set.ID, joined(set.Server, a.age(set.Started)+" old")))
+			}
+		}
+		return err
+	})
+	return ids, cobra.ShellCompDirectiveNoFileComp
+}
+
 func (a *App) serverNames(ctx context.Context) []string {
 	var names []string
 	a.quietly(ctx, func(ctx context.Context, s *session) error {

@@ -21,7 +21,7 @@ func dryRunOf(path string) (how dryRunHow, why string) {
 	_, name, _ := strings.Cut(path, " ")
 	switch name {
 	case "create", "adopt", "start", "stop", "reboot", "terminate", "rescue", "rename", "protect", "unprotect", "open", "close",
-		"resize", "restore", "clone", "purge", "move", "snapshot", "schedule", "prune",
+		"resize", "restore", "clone", "purge", "move", "snapshot", "snapshot rm", "schedule", "prune",
 		"volume create", "volume attach", "volume detach", "volume grow", "volume rm",
 		"image durable", "image copy", "image rm":
 		return dryRunPlans, ""

@@ -68,7 +68,7 @@ func (m *Manager) rescueSet(ctx context.Context, w *world, planned *SnapshotSet)
 	case w.root() == nil:
 		return "", w.hopeless(nil)
 	}
-	plan := setPlan{id: rescueSetPrefix + digest(append([]string{w.name}, w.lifeIDs()...)...)[:12], volumes: w.volumes}
+	plan := setPlan{server: w.name, id: rescueSetPrefix + digest(append([]string{w.name}, w.lifeIDs()...)...)[:12], volumes: w.volumes}
 	return plan.id, m.quietSet(ctx, w, plan)
 }
 

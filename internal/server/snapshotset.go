@@ -144,6 +144,7 @@ func (t *tapeSet) view() SnapshotSet {
 		})
 		set.SizeGiB += int(aws.ToInt32(s.VolumeSize))
 		set.Note = cmp.Or(set.Note, tags[tagNote])
+		set.Frozen = set.Frozen || tags[tagSetFrozen] == yesNo(true)
 		set.Part = cmp.Or(set.Part, tags[tagSetPart])
 		set.OneInstant = set.OneInstant && tags[tagSetInstant] == yesNo(true)
 		if began := aws.ToTime(s.StartTime).UTC(); set.Started.IsZero() || began.Before(set.Started) {

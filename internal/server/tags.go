@@ -58,6 +58,7 @@ const (
 	tagSetSize    = "stead:set-size"
 	tagSetInstant = "stead:set-instant"
 	tagSetPart    = "stead:set-part"
+	tagSetFrozen  = "stead:set-frozen"
 	tagNote       = "stead:note"
 	tagDurable    = "stead:durable"
 

@@ -130,8 +130,10 @@ type SnapshotSet struct {
 	Lacks    string `json:"lacks,omitempty"`
 	// OneInstant tells that one call took all of them while attached, or that
 	// nothing was writing.
-	OneInstant bool       `json:"one_instant"`
-	Snapshots  []Snapshot `json:"snapshots"`
+	OneInstant bool `json:"one_instant"`
+	// Frozen tells that the data disks' file systems stood still.
+	Frozen    bool       `json:"frozen,omitempty"`
+	Snapshots []Snapshot `json:"snapshots"`
 }
 
 // Snapshot is one disk's part of a set.
@@ -243,7 +245,13 @@ type TerminateResult struct {
 // SnapshotOptions says which set to take.
 type SnapshotOptions struct {
 	Note string
-	Wait bool // until completed; on AWS the first one can take hours
+	Part string // RoleRoot or RoleData; "" is all disks
+	// Freeze has the file systems of the data disks stand still meanwhile.
+	Freeze bool
+	// Loose takes the disks of a running server one after the other where the
+	// endpoint can't take them at one instant.
+	Loose bool
+	Wait  bool // until completed; on AWS the first one can take hours
 }
 
 // VolumeOptions says which data disk to make.
