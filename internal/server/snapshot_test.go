@@ -263,15 +263,15 @@ func (f *frost) Run(_ context.Context, _ *server.Server, script string) (string,
 	return "", nil
 }
 
-// watcher tells whether the guest stood still when the snapshots were taken.
-type watcher struct {
+// shutter tells whether the guest stood still when the snapshots were taken.
+type shutter struct {
 	server.EC2
 	guest *frost
 	still []bool
 	fail  error
 }
 
-func (w *watcher) CreateSnapshots(ctx context.Context, in *ec2.CreateSnapshotsInput, o ...func(*ec2.Options)) (*ec2.CreateSnapshotsOutput, error) {
+func (w *shutter) CreateSnapshots(ctx context.Context, in *ec2.CreateSnapshotsInput, o ...func(*ec2.Options)) (*ec2.CreateSnapshotsOutput, error) {
 	w.guest.mu.Lock()
 	w.still = append(w.still, w.guest.frozen)
 	w.guest.mu.Unlock()
@@ -287,7 +287,7 @@ func TestSnapshotFreezes(t *testing.T) {
 		t.Skip("a cloud without machines snapshots no running one")
 	}
 	guest := &frost{}
-	w := &watcher{EC2: b.client, guest: guest}
+	w := &shutter{EC2: b.client, guest: guest}
 	c := b.config(w)
 	c.Guest = guest
 	m := server.New(c)
