@@ -15,6 +15,10 @@ var (
 	diskScript string
 	//go:embed guest/grow.sh
 	growScript string
+	//go:embed guest/mount.sh
+	mountScript string
+	//go:embed guest/unmount.sh
+	unmountScript string
 	//go:embed guest/open.sh
 	openScript string
 	//go:embed guest/close.sh

@@ -231,10 +231,10 @@ func TestVolumes(t *testing.T) {
 	if _, err := m.VolumeCreate(ctx, server.VolumeOptions{Server: "web", SizeGiB: 7, Device: "/dev/sdf"}); !errors.Is(err, server.ErrExists) {
 		t.Errorf("a device twice: %v, want ErrExists", err)
 	}
-	if _, err := m.VolumeDetach(ctx, web.Root.VolumeID); !errors.Is(err, server.ErrProtected) {
+	if _, err := m.VolumeDetach(ctx, web.Root.VolumeID, false); !errors.Is(err, server.ErrProtected) {
 		t.Errorf("detaching the root: %v, want ErrProtected", err)
 	}
-	out, err := m.VolumeDetach(ctx, d.VolumeID)
+	out, err := m.VolumeDetach(ctx, d.VolumeID, false)
 	if err != nil || out.InstanceID != "" || out.Server != "" {
 		t.Errorf("detached %+v, %v", out, err)
 	}

@@ -260,6 +260,9 @@ type VolumeOptions struct {
 	SizeGiB int
 	Device  string // "" means the next free of /dev/sdf ... /dev/sdp
 	Type    string // "" means gp3
+	// Mount is where the server mounts it, "" nowhere. A blank disk then gets a
+	// file system, FS, first: ext4 for "".
+	Mount, FS string
 }
 
 // DurableOptions says which image to make.

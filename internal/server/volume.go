@@ -13,7 +13,8 @@ import (
 // stepAttach marks a data disk that is made and not yet plugged in.
 const stepAttach = "attach"
 
-// VolumeList returns the disks of the server, or with server "" every volume
+// VolumeList returns the disks of the server, with those that were superseded,
+// or with server "" every volume
 // in the region, superseded and unowned ones too.
 func (m *Manager) VolumeList(ctx context.Context, server string) ([]Disk, error) {
 	list := []Disk{}
@@ -26,7 +27,11 @@ func (m *Manager) VolumeList(ctx context.Context, server string) ([]Disk, error)
 		if s.Root.VolumeID != "" {
 			list = append(list, s.Root)
 		}
-		return append(list, s.Data...), nil
+		list = append(list, s.Data...)
+		for k := range w.superseded {
+			list = append(list, diskOf(&w.superseded[k], nil))
+		}
+		return list, nil
 	}
 	volumes, err := m.findVolumes(ctx)
 	if err != nil {
@@ -57,13 +62,24 @@ func (m *Manager) volumeCreate(ctx context.Context, o VolumeOptions) (*Disk, err
 	if err != nil {
 		return nil, err
 	}
+	if err := m.mayMount(w, &o); err != nil {
+		return nil, err
+	}
 	v := w.begun(o)
 	if v == nil {
 		if v, err = m.makeVolume(ctx, w, o); err != nil {
 			return nil, err
 		}
 	}
-	return m.plugInto(ctx, w, v, deviceOf(v))
+	if err := m.plugInto(ctx, w, v, deviceOf(v)); err != nil {
+		return nil, err
+	}
+	if o.Mount != "" {
+		if _, err := m.mountVolume(ctx, w.name, v, o.Mount, o.FS); err != nil {
+			return nil, err
+		}
+	}
+	return m.settled(ctx, v)
 }
 
 // pluggable observes a server that can take or give a disk now.
@@ -98,6 +114,9 @@ func (m *Manager) makeVolume(ctx context.Context, w *world, o VolumeOptions) (*t
 		return nil, err
 	}
 	tags := serverTags(w.name).with(tagMap{tagName: w.name + " data " + device, tagRole: RoleData, tagDevice: device, tagStep: stepAttach})
+	if o.Mount != "" {
+		tags = tags.with(tagMap{tagMount: o.Mount, tagFS: o.FS})
+	}
 	ids := w.lifeIDs()
 	var v *types.Volume
 	err = m.step("create volume", device, func() error {
@@ -213,7 +232,10 @@ func (m *Manager) volumeAttach(ctx context.Context, volumeID, server, device str
 		return nil, err
 	}
 	v.Tags = tagsOf(v.Tags).with(tags).list()
-	return m.plugInto(ctx, w, v, device)
+	if err := m.plugInto(ctx, w, v, device); err != nil {
+		return nil, err
+	}
+	return m.settled(ctx, v)
 }
 
 // mayTake tells whether a volume can become a data disk of this server.
@@ -236,18 +258,20 @@ func (w *world) mayTake(v *types.Volume, id string) error {
 	return nil
 }
 
-// plugInto plugs a tagged disk into the server's instance, if there is one,
-// and takes the mark of an unfinished step off.
-func (m *Manager) plugInto(ctx context.Context, w *world, v *types.Volume, device string) (*Disk, error) {
-	id := aws.ToString(v.VolumeId)
-	if w.instance != nil {
-		if err := m.plug(ctx, v, w.instance, device); err != nil {
-			return nil, err
-		}
-		if err := m.keepDisks(ctx, aws.ToString(w.instance.InstanceId)); err != nil {
-			return nil, err
-		}
+// plugInto plugs a tagged disk into the server's instance, if there is one.
+func (m *Manager) plugInto(ctx context.Context, w *world, v *types.Volume, device string) error {
+	if w.instance == nil {
+		return nil
 	}
+	if err := m.plug(ctx, v, w.instance, device); err != nil {
+		return err
+	}
+	return m.keepDisks(ctx, aws.ToString(w.instance.InstanceId))
+}
+
+// settled takes the mark of an unfinished step off a disk and shows it.
+func (m *Manager) settled(ctx context.Context, v *types.Volume) (*Disk, error) {
+	id := aws.ToString(v.VolumeId)
 	if hasTag(v.Tags, tagStep) {
 		if err := m.untag(ctx, id, tagStep); err != nil {
 			return nil, err
@@ -267,54 +291,6 @@ func (m *Manager) disk(ctx context.Context, id string) (*Disk, error) {
 	}
 	d := diskOf(v, nil)
 	return &d, nil
-}
-
-// VolumeDetach unplugs a data disk and takes it out of its server; it keeps
-// its data. The guest should have unmounted it.
-func (m *Manager) VolumeDetach(ctx context.Context, volumeID string) (*Disk, error) {
-	d, err := m.volumeDetach(ctx, volumeID)
-	return d, wrap("detach", "volume "+volumeID, err)
-}
-
-func (m *Manager) volumeDetach(ctx context.Context, volumeID string) (*Disk, error) {
-	if err := checkVolumeID(volumeID); err != nil {
-		return nil, err
-	}
-	v, err := m.volumeByID(ctx, volumeID)
-	if err != nil {
-		return nil, err
-	}
-	if v == nil {
-		return nil, &Error{Code: KindNotFound, Reason: "there is no such volume", Remedy: "stead volume ls"}
-	}
-	t := tagsOf(v.Tags)
-	if t[tagRole] == RoleRoot || t[tagStandIn] != "" {
-		return nil, &Error{Code: KindProtected, Reason: "it is a root disk", Remedy: "a server gives up its root only with its instance: stead terminate"}
-	}
-	if holder := attachedTo(v); holder != "" {
-		i, err := m.instanceByID(ctx, holder)
-		if err != nil {
-			return nil, err
-		}
-		if i != nil && rootVolumeID(i) == volumeID {
-			return nil, &Error{Code: KindProtected, Reason: "instance " + holder + " runs from it"}
-		}
-		if err := m.step("unplug", volumeID, func() error {
-			if err := m.detach(ctx, volumeID, holder, attachedAs(v)); err != nil {
-				return err
-			}
-			_, err := m.waitAvailable(ctx, volumeID)
-			return err
-		}); err != nil {
-			return nil, err
-		}
-	}
-	if t[tagServer] != "" {
-		if err := m.untag(ctx, volumeID, tagServer, tagRole, tagStep); err != nil {
-			return nil, err
-		}
-	}
-	return m.disk(ctx, volumeID)
 }
 
 // plug attaches a volume and waits until it is attached. One that is still
