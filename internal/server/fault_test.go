@@ -305,3 +305,13 @@ func TestTwoRescuesAtOnce(t *testing.T) {
 	}
 	b.whole(m, 2)
 }
+
+// refuser is a transport on which one action always fails with a code.
+type refuser struct{ action, code string }
+
+func (f refuser) RoundTrip(r *http.Request) (*http.Response, error) {
+	if actionOf(r) == f.action {
+		return refused(r, http.StatusBadRequest, f.code), nil
+	}
+	return http.DefaultTransport.RoundTrip(r)
+}

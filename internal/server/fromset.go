@@ -260,6 +260,20 @@ func (w *world) restored(set *SnapshotSet, part string) bool {
 	return true
 }
 
+// restoredSet is the set that the root came of in a rescue that isn't
+// finished, "" when there is none.
+func (w *world) restoredSet() string {
+	root := w.root()
+	if root == nil {
+		return ""
+	}
+	fields := strings.Fields(tagOf(root.Tags, tagStep))
+	if len(fields) < 2 || fields[0] != "restored" {
+		return ""
+	}
+	return fields[1]
+}
+
 // unmarkRestored takes the mark off disks that came of a restore, now that the
 // server has them.
 func (m *Manager) unmarkRestored(ctx context.Context, w *world) error {

@@ -21,11 +21,14 @@ func (m *Manager) launchAt(ctx context.Context, verb, name string, ids []string,
 	if in.Placement != nil {
 		zone = aws.ToString(in.Placement.AvailabilityZone)
 	}
-	if f.PrivateIP == "" || f.Subnet == "" || zone != f.Zone {
+	if f.PrivateIP == "" || zone != f.Zone {
 		i, err := m.launch(ctx, verb, name, ids, in)
 		return i, m.roomFor(ctx, name, in, err)
 	}
-	in.PrivateIpAddress, in.SubnetId = aws.String(f.PrivateIP), aws.String(f.Subnet)
+	in.PrivateIpAddress = aws.String(f.PrivateIP)
+	if f.Subnet != "" {
+		in.SubnetId = aws.String(f.Subnet)
+	}
 	i, err := m.launch(ctx, verb, name, ids, in)
 	if !addressGone(err) {
 		return i, m.roomFor(ctx, name, in, err)

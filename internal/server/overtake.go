@@ -18,10 +18,25 @@ import (
 // stand-in through it between two looks.
 func (m *Manager) awaitChange(ctx context.Context, w *world) error {
 	was := w.print()
-	return m.poll(ctx, m.stateTimeout, "the rescue to go on", "server "+w.name, func(ctx context.Context) (bool, error) {
+	last := w
+	err := m.poll(ctx, m.stateTimeout, "the rescue to go on", "server "+w.name, func(ctx context.Context) (bool, error) {
 		now, err := m.observe(ctx, w.name)
+		if err == nil {
+			last = now
+		}
 		return err == nil && now.print() != was, err
 	})
+	if KindOf(err) != KindTimeout {
+		return err
+	}
+	for _, v := range slices.Concat(last.volumes, last.stubs) {
+		for _, a := range v.Attachments {
+			if a.State == types.VolumeAttachmentStateDetaching {
+				return stuck(aws.ToString(v.VolumeId), aws.ToString(a.InstanceId), err)
+			}
+		}
+	}
+	return err
 }
 
 // print is a text that changes with whatever a swap changes.

@@ -2,7 +2,10 @@ package server
 
 import (
 	"context"
+<<<<<<< HEAD
 	"errors"
+=======
+>>>>>>> 7e27dc8 (Put a server's disks back to a snapshot set, in place)
 	"strings"
 	"time"
 
@@ -23,6 +26,10 @@ func (m *Manager) machine(ctx context.Context, op, name string) (*world, error) 
 	}
 	if err := w.underRepair(); err != nil {
 		return nil, wrap(op, "server "+name, err)
+	}
+	if w.instance != nil && strings.HasPrefix(tagOf(w.instance.Tags, tagStep), stepRestore+" ") {
+		// Half of the disks may be of one moment, and half of another.
+		return nil, &Error{Op: op, Resource: "server " + name, Code: KindExists, Reason: "a restore isn't finished", Remedy: "stead restore " + name}
 	}
 	if w.instance != nil && w.standIn == nil {
 		return w, nil

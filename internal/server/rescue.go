@@ -32,7 +32,7 @@ func (m *Manager) rescue(ctx context.Context, name string, o RescueOptions) (*Re
 	if p.By == RescueSnapshot {
 		return m.rescueBySnapshot(ctx, w, p, o)
 	}
-	if p.Set != nil {
+	if p.Set != nil && w.instance == nil && w.standIn == nil {
 		if err := m.disksFromSet(ctx, w, p.Set, ""); err != nil {
 			return nil, err
 		}

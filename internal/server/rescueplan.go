@@ -27,7 +27,11 @@ func (m *Manager) planRescue(ctx context.Context, w *world, o RescueOptions) (*R
 		return nil, &Error{Code: KindUsage, Reason: "both a set and a time are named", Remedy: "name one of them"}
 	}
 	if p, err := w.underWay(asked); p != nil || err != nil {
-		return p, cmp.Or(err, w.sameSource(o))
+		if err != nil {
+			return nil, err
+		}
+		p.Set, err = m.sameSource(ctx, w, o)
+		return p, err
 	}
 	p := &RescuePlan{}
 	if err := m.planSet(ctx, w, o, p); err != nil {
@@ -73,19 +77,24 @@ func (w *world) underWay(asked RescueBy) (*RescuePlan, error) {
 	return p, nil
 }
 
-// sameSource tells whether a rescue under way is one from the set that is
-// asked for: its root then is made of it.
-func (w *world) sameSource(o RescueOptions) error {
-	if o.Set == "" {
-		return nil
+// sameSource returns the set of a rescue under way, nil when it is from none;
+// and an error when another set is asked for. The root then isn't made of it.
+func (m *Manager) sameSource(ctx context.Context, w *world, o RescueOptions) (*SnapshotSet, error) {
+	id := cmp.Or(o.Set, w.restoredSet())
+	if id == "" {
+		return nil, nil
 	}
-	if w.instance != nil && tagOf(w.instance.Tags, tagSet) == o.Set {
-		return nil
+	set, err := m.setAt(ctx, w.name, time.Time{}, id)
+	if err != nil {
+		return nil, err
 	}
-	if root := w.root(); root != nil && strings.HasPrefix(tagOf(root.Tags, tagStep), restoredStep(o.Set, "")) {
-		return nil
+	if w.instance != nil && tagOf(w.instance.Tags, tagSet) == set.ID {
+		return set, nil
 	}
-	return &Error{Code: KindExists, Reason: "a rescue isn't finished, and it isn't from set " + o.Set, Remedy: "stead rescue " + w.name}
+	if root := w.root(); root != nil && slices.ContainsFunc(set.Snapshots, func(s Snapshot) bool { return s.SnapshotID == aws.ToString(root.SnapshotId) }) {
+		return set, nil
+	}
+	return nil, &Error{Code: KindExists, Reason: "a rescue isn't finished, and it isn't from set " + id, Remedy: "stead rescue " + w.name}
 }
 
 // planSet decides which set the disks come from, if from one: that of a

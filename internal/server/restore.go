@@ -1,0 +1,309 @@
+package server
+
+import (
+	"cmp"
+	"context"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+)
+
+// RestoreOptions says what to put a server's disks back to.
+type RestoreOptions struct {
+	// Set is the snapshot set, and At the moment whose newest complete set it
+	// is. Neither goes on with a restore that isn't finished.
+	Set  string
+	At   time.Time
+	Part string // RoleRoot or RoleData alone; "" means all that the set has
+	Wait WaitFor
+}
+
+// RestoreResult is a server with restored disks, and what it took.
+type RestoreResult struct {
+	Server *Server `json:"server"`
+	Set    string  `json:"set"`
+	// Before is the set that shows the disks as they were before.
+	Before string `json:"before,omitempty"`
+	// Superseded are the old disks. They are kept.
+	Superseded []Disk `json:"superseded"`
+}
+
+// What stands at the end of the instance's step: whether it is started again.
+const (
+	thenStart = "start"
+	thenStay  = "stay"
+)
+
+// Restore puts a server's disks back to a snapshot set, in place: its instance
+// and addresses stay. The disks as they are get snapshots first, and are kept
+// themselves too. Without an instance only the disks are exchanged.
+//
+//	new disks of the set → stop → snapshots of the old disks → unplug each old
+//	one and plug in the new one → old ones marked as superseded → start
+//
+// An old disk and its successor are never plugged in together: they carry the
+// same UUIDs. Killed at any moment, the same call goes on: the new disks and
+// the instance say in a tag what is under way.
+func (m *Manager) Restore(ctx context.Context, name string, o RestoreOptions) (*RestoreResult, error) {
+	r, err := m.restore(ctx, name, o)
+	return r, wrap("restore", "server "+name, err)
+}
+
+func (m *Manager) restore(ctx context.Context, name string, o RestoreOptions) (*RestoreResult, error) {
+	w, err := m.ashore(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	set, part, err := m.restoreSource(ctx, w, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := w.restorable(set, part); err != nil {
+		return nil, err
+	}
+	if _, err := m.waitSet(ctx, name, set.ID); err != nil {
+		return nil, err
+	}
+	before := ""
+	if w.instance == nil {
+		if before, err = m.restoreDetached(ctx, w, set, part); err != nil {
+			return nil, err
+		}
+	} else if before, err = m.restoreInPlace(ctx, w, set, part, o); err != nil {
+		return nil, err
+	}
+	if w, err = m.world(ctx, "restore", name); err != nil {
+		return nil, err
+	}
+	r := &RestoreResult{Server: m.view(w), Set: set.ID, Before: before, Superseded: w.supersededDisks()}
+	return r, nil
+}
+
+// RestoreSource returns the set that Restore would take, and which part of it,
+// and changes nothing.
+func (m *Manager) RestoreSource(ctx context.Context, name string, o RestoreOptions) (*SnapshotSet, string, error) {
+	w, err := m.ashore(ctx, name)
+	if err == nil {
+		var set *SnapshotSet
+		var part string
+		if set, part, err = m.restoreSource(ctx, w, o); err == nil {
+			return set, part, wrap("restore", "server "+name, w.restorable(set, part))
+		}
+	}
+	return nil, "", wrap("restore", "server "+name, err)
+}
+
+func (m *Manager) restoreSource(ctx context.Context, w *world, o RestoreOptions) (*SnapshotSet, string, error) {
+	if o.Part != "" && o.Part != RoleRoot && o.Part != RoleData {
+		return nil, "", &Error{Code: KindUsage, Reason: "a set has no part " + o.Part, Remedy: "root or data"}
+	}
+	explicit := o.Set != "" || !o.At.IsZero()
+	if id, part, ok := w.restoring(); ok {
+		if o.Set != "" && o.Set != id || o.Part != "" && o.Part != part {
+			return nil, "", &Error{Code: KindExists, Reason: "a restore of " + cmp.Or(part, "all disks") + " of set " + id + " isn't finished", Remedy: "stead restore " + w.name}
+		}
+		set, err := m.setAt(ctx, w.name, time.Time{}, id)
+		return set, part, err
+	}
+	if !explicit {
+		return nil, "", &Error{Code: KindUsage, Reason: "no set is named", Remedy: "stead snapshots " + w.name + ", then stead restore " + w.name + " --set ID"}
+	}
+	set, err := m.setAt(ctx, w.name, o.At, o.Set)
+	if err != nil {
+		return nil, "", err
+	}
+	part := cmp.Or(o.Part, set.Part)
+	if len(set.ofPart(part)) == 0 {
+		return nil, "", &Error{Code: KindUsage, Reason: "set " + set.ID + " has no " + part + " disk", Remedy: "stead snapshots " + w.name}
+	}
+	return set, part, nil
+}
+
+// restorable tells whether the server's state allows a restore.
+func (w *world) restorable(set *SnapshotSet, part string) error {
+	step := ""
+	if w.instance != nil {
+		step, _, _ = strings.Cut(tagOf(w.instance.Tags, tagStep), " ")
+	}
+	switch {
+	case w.standIn != nil || step == stepRescue:
+		return &Error{Code: KindExists, Reason: "a rescue isn't finished", Remedy: "stead rescue " + w.name}
+	case step != "" && step != stepRestore:
+		return &Error{Code: KindExists, Reason: "a " + step + " isn't finished", Remedy: "the same command again, or stead start " + w.name}
+	case part != RoleData && w.instance != nil && w.instance.InstanceLifecycle == types.InstanceLifecycleTypeSpot:
+		return &Error{
+			Code: KindUnsupported, Reason: "it is a spot instance, and EC2 terminates one whose root is exchanged while it is stopped",
+			Remedy: "stead terminate " + w.name + ", then stead rescue " + w.name + " --set " + set.ID,
+		}
+	}
+	return nil
+}
+
+// restoreDetached exchanges the disks of a server without an instance.
+func (m *Manager) restoreDetached(ctx context.Context, w *world, set *SnapshotSet, part string) (string, error) {
+	before := ""
+	if !w.restored(set, part) {
+		if len(w.volumes) > 0 {
+			var err error
+			if before, err = m.setBefore(ctx, w, set); err != nil {
+				return "", err
+			}
+		}
+		if err := m.disksFromSet(ctx, w, set, part); err != nil {
+			return "", err
+		}
+	}
+	w, err := m.observe(ctx, w.name)
+	if err != nil {
+		return "", err
+	}
+	return before, m.unmarkRestored(ctx, w)
+}
+
+// restoreInPlace exchanges the disks of a server that has an instance.
+func (m *Manager) restoreInPlace(ctx context.Context, w *world, set *SnapshotSet, part string, o RestoreOptions) (before string, err error) {
+	id := aws.ToString(w.instance.InstanceId)
+	if !w.restored(set, part) {
+		if before, err = m.exchange(ctx, w, set, part); err != nil {
+			return "", err
+		}
+	}
+	if err := m.keepDisks(ctx, id); err != nil {
+		return "", err
+	}
+	if w, err = m.world(ctx, "restore", w.name); err != nil {
+		return "", err
+	}
+	if err := m.settle(ctx, w.name, id, w.facts()); err != nil {
+		return "", err
+	}
+	if err := m.unmarkRestored(ctx, w); err != nil {
+		return "", err
+	}
+	if strings.HasSuffix(tagOf(w.instance.Tags, tagStep), " "+thenStay) {
+		return before, m.untag(ctx, id, tagStep)
+	}
+	if stateOf(w.instance) == types.InstanceStateNameStopped {
+		if err := m.startInstance(ctx, id); err != nil {
+			return "", err
+		}
+	}
+	_, err = m.ready(ctx, "restore", w.name, id, o.Wait)
+	return before, err
+}
+
+// exchange brings an instance from its old disks to the new ones, stopped.
+func (m *Manager) exchange(ctx context.Context, w *world, set *SnapshotSet, part string) (string, error) {
+	id := aws.ToString(w.instance.InstanceId)
+	w, err := m.makeComing(ctx, w, set, part, zoneOf(w.instance))
+	if err != nil {
+		return "", err
+	}
+	if err := m.announce(ctx, w, set, part); err != nil {
+		return "", err
+	}
+	if err := m.stopInstance(ctx, id, stateOf(w.instance), false); err != nil {
+		return "", err
+	}
+	if w, err = m.world(ctx, "restore", w.name); err != nil {
+		return "", err
+	}
+	before, err := m.setBefore(ctx, w, set)
+	if err != nil {
+		return "", err
+	}
+	for _, s := range set.ofPart(part) {
+		if err := m.exchangeOne(ctx, w, s); err != nil {
+			return "", err
+		}
+	}
+	if err := m.keepDisks(ctx, id); err != nil {
+		return "", err
+	}
+	return before, m.promote(ctx, w, set, part)
+}
+
+// announce says on the instance what is under way, and whether it is to run
+// in the end: once it is stopped nothing else would tell.
+func (m *Manager) announce(ctx context.Context, w *world, set *SnapshotSet, part string) error {
+	if strings.HasPrefix(tagOf(w.instance.Tags, tagStep), restoreStep(set.ID, part)) {
+		return nil
+	}
+	then := thenStart
+	if state := stateOf(w.instance); state == types.InstanceStateNameStopped || state == types.InstanceStateNameStopping {
+		then = thenStay
+	}
+	step := restoreStep(set.ID, part) + " " + then
+	if err := m.tag(ctx, aws.ToString(w.instance.InstanceId), tagMap{tagStep: step}); err != nil {
+		return err
+	}
+	w.instance.Tags = tagsOf(w.instance.Tags).with(tagMap{tagStep: step}).list()
+	return nil
+}
+
+// setBefore takes a set of all disks as they are before a restore, and returns
+// its ID. That follows from the disks and from when they last ran, so that
+// repeating the restore finds it and later changes get another. The set needn't
+// be completed yet: it shows the moment at which it was begun, and the disks
+// are kept.
+func (m *Manager) setBefore(ctx context.Context, w *world, set *SnapshotSet) (string, error) {
+	ran := ""
+	if w.instance != nil {
+		ran = aws.ToTime(w.instance.LaunchTime).UTC().Format(time.RFC3339Nano)
+	}
+	plan := setPlan{
+		id: "before-" + digest(append([]string{w.name, set.ID, ran}, w.lifeIDs()...)...)[:12], note: "before restore",
+		volumes: w.volumes,
+	}
+	return plan.id, m.quietSet(ctx, w, plan)
+}
+
+// exchangeOne puts the new disk of a snapshot in the place of the old one, in
+// a stopped instance.
+func (m *Manager) exchangeOne(ctx context.Context, w *world, s Snapshot) error {
+	fresh, id := w.comingOf(s), aws.ToString(w.instance.InstanceId)
+	if fresh == nil || pluggedInto(fresh, id) {
+		return nil
+	}
+	device := s.Device
+	if s.Role == RoleRoot {
+		device = aws.ToString(w.instance.RootDeviceName)
+	}
+	if old := w.replaced(s); old != nil && attachedTo(old) == id {
+		oldID := aws.ToString(old.VolumeId)
+		if err := m.step("unplug", oldID+" at "+attachedAs(old), func() error {
+			if s.Role != RoleRoot {
+				device = attachedAs(old)
+			}
+			if err := m.detach(ctx, oldID, id, attachedAs(old)); err != nil {
+				return err
+			}
+			_, err := m.waitUnplugged(ctx, oldID, id)
+			return err
+		}); err != nil {
+			return err
+		}
+	}
+	return m.plug(ctx, fresh, w.instance, device)
+}
+
+// waitUnplugged waits until a disk has left an instance. One that is stuck is
+// told of: nothing else of the server has been changed by then.
+func (m *Manager) waitUnplugged(ctx context.Context, id, instanceID string) (*types.Volume, error) {
+	v, err := m.waitAvailable(ctx, id)
+	if KindOf(err) == KindTimeout {
+		return nil, stuck(id, instanceID, err)
+	}
+	return v, err
+}
+
+// stuck is the error of a disk that doesn't come off its instance.
+func stuck(id, instanceID string, err error) error {
+	return &Error{
+		Op: "unplug", Resource: "volume " + id, Code: KindTimeout, Err: err,
+		Reason: "it is stuck in detaching from instance " + instanceID,
+		Remedy: "wait and run the same command again; if it stays so: aws ec2 detach-volume --force --volume-id " + id,
+	}
+}
