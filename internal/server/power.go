@@ -2,10 +2,7 @@ package server
 
 import (
 	"context"
-<<<<<<< HEAD
 	"errors"
-=======
->>>>>>> 7e27dc8 (Put a server's disks back to a snapshot set, in place)
 	"strings"
 	"time"
 
