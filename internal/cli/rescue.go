@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -63,7 +62,7 @@ Interrupted, the same command goes on from where it was.`,
 	addYesFlag(f, &o.yes)
 	addWaitFlag(cmd, &o.wait)
 	_ = cmd.RegisterFlagCompletionFunc("by", cobra.FixedCompletions(rescueWays, cobra.ShellCompDirectiveNoFileComp))
-	_ = cmd.RegisterFlagCompletionFunc("set", a.completeSets)
+	_ = cmd.RegisterFlagCompletionFunc("set", a.completeSetOf)
 	return a.command(cmd, func(ctx context.Context, args []string) error {
 		o.name = args[0]
 		return a.rescue(ctx, o)
@@ -123,17 +122,17 @@ func (a *App) writeSuperseded(w io.Writer, list []server.Disk) {
 	writeDisks(w, list)
 }
 
-// completeSets offers the IDs of the server's complete sets.
-func (a *App) completeSets(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+// completeSetOf offers the complete sets of the server that is named.
+func (a *App) completeSetOf(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	if len(args) == 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
+		return a.completeSets(cmd, nil, "")
 	}
 	var ids []string
 	a.quietly(cmd.Context(), func(ctx context.Context, s *session) error {
 		sets, err := s.servers.Snapshots(ctx, args[0])
 		for _, set := range sets {
 			if set.Complete {
-				ids = append(ids, cobra.CompletionWithDesc(set.ID, strings.TrimSpace(a.age(set.Started)+" ago "+set.Note)))
+				ids = append(ids, cobra.CompletionWithDesc(set.ID, joined(a.age(set.Started)+" old", set.Note)))
 			}
 		}
 		return err

@@ -43,7 +43,7 @@ the server from them. Interrupted, the same command goes on from where it was.`,
 	f.BoolVar(&o.data, "data", false, "the data disks alone")
 	addYesFlag(f, &o.yes)
 	addWaitFlag(cmd, &o.wait)
-	_ = cmd.RegisterFlagCompletionFunc("set", a.completeSets)
+	_ = cmd.RegisterFlagCompletionFunc("set", a.completeSetOf)
 	return a.command(cmd, func(ctx context.Context, args []string) error {
 		o.name = args[0]
 		return a.restore(ctx, o)
