@@ -143,6 +143,7 @@ func addCommands(a *App, root *cobra.Command) {
 	add(groupDisks, newPrune(a))
 	add(groupClouds, newContext(a), newCloud(a), newEC2(a), newDoctor(a))
 	add(groupClouds, newCost(a), newOrphans(a))
+	add(groupServers, newAdopt(a))
 	root.AddCommand(newVersion(a), newMan(a), newHelpExitCodes(), newHelpEnvironment())
 }
 

@@ -120,6 +120,10 @@ func (m *Manager) settleVolume(ctx context.Context, name string, i *types.Instan
 		want[tagName] = name + " data " + want[tagDevice]
 		want = want.with(more(want[tagDevice]))
 	}
+	// A name that somebody gave it stays; it is theirs alone to read.
+	if n := have[tagName]; n != "" && n != name && !strings.HasPrefix(n, name+" data ") {
+		delete(want, tagName)
+	}
 	return m.tag(ctx, id, have.missing(want))
 }
 
