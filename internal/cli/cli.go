@@ -120,6 +120,7 @@ puts the same disks into another one.`,
 	group(root)
 	a.addGlobalFlags(root)
 	addCommands(a, root)
+	a.completeFlags(root)
 	root.InitDefaultHelpCmd()
 	return root
 }

@@ -71,7 +71,6 @@ Interrupted, the same command goes on from where it was.`,
 	addWaitFlag(cmd, &o.wait)
 	_ = cmd.RegisterFlagCompletionFunc("raid", cobra.FixedCompletions([]string{"0", "1", "10"}, cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.RegisterFlagCompletionFunc("fs", cobra.FixedCompletions([]string{"ext4", "xfs"}, cobra.ShellCompDirectiveNoFileComp))
-	_ = cmd.RegisterFlagCompletionFunc("image", cobra.FixedCompletions([]string{"tiny", "debian", "ubuntu", "al2023"}, cobra.ShellCompDirectiveNoFileComp))
 	return a.command(cmd, func(ctx context.Context, args []string) error {
 		o.name = args[0]
 		return a.create(ctx, o)

@@ -23,3 +23,18 @@ func TestDryRunOfEveryCommand(t *testing.T) {
 	}
 	walk(newRoot(&App{Getenv: func(string) string { return "" }}))
 }
+
+// each calls f with the commands that do something, but for those that cobra
+// and the EC2 API tools bring along.
+func each(cmd *cobra.Command, f func(path, example string)) {
+	for _, c := range cmd.Commands() {
+		switch c.Name() {
+		case "help", "completion":
+			continue
+		}
+		each(c, f)
+	}
+	if cmd.HasParent() && !cmd.HasSubCommands() && cmd.IsAvailableCommand() && !cmd.DisableFlagParsing {
+		f(cmd.CommandPath(), cmd.Example)
+	}
+}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -54,26 +55,46 @@ func exitCode(kind server.Kind) int {
 	}
 }
 
+// exitMeaning is a row of the table of exit codes. The help text and
+// docs/exit-codes.md are made of these rows.
+type exitMeaning struct {
+	code          int
+	meaning, help string // help is what to do about it, "" for nothing
+}
+
+func exitMeanings() []exitMeaning {
+	return []exitMeaning{
+		{exitOK, "done", ""},
+		{exitFailed, "failed, for a reason without a code of its own", "the message"},
+		{exitUsage, "usage: the command line makes no sense, or `--yes` is needed", "`stead COMMAND --help`"},
+		{exitAuth, "credentials are wrong, missing, or may not do this", "`stead context show`"},
+		{exitNotFound, "not found: no such server, disk, image or context", "`stead ls`, `stead image ls`"},
+		{exitExists, "exists already, is in the wrong state, or a disk would be at risk", "`stead show NAME`"},
+		{exitTimeout, "timed out", "the same command again: it goes on from there"},
+		{exitCapacity, "no capacity: the cloud or a quota is full", "another type or zone; room on the disk"},
+		{exitPartial, "done in part; the message says which", "the same command again"},
+		{exitUnsupported, "not supported by this cloud", "the message names another way, if there is one"},
+		{exitInterrupted, "interrupted", "the same command again: it goes on from there"},
+	}
+}
+
 func newHelpExitCodes() *cobra.Command {
+	var b strings.Builder
+	for _, m := range exitMeanings() {
+		meaning := strings.ReplaceAll(m.meaning, "`", "")
+		if m.code == exitTimeout || m.code == exitInterrupted {
+			meaning += "; " + strings.Replace(m.help, " again: it goes", " goes", 1)
+		}
+		fmt.Fprintf(&b, "  %-3d  %s\n", m.code, meaning)
+	}
 	return &cobra.Command{
 		Use:   "exit-codes",
 		Short: "What the exit codes mean",
-		Long: `  0    done
-  1    failed, for a reason without a code of its own
-  2    usage: the command line makes no sense, or --yes is needed
-  3    credentials are wrong, missing, or may not do this
-  4    not found: no such server, disk, image or context
-  5    exists already, is in the wrong state, or a disk would be at risk
-  6    timed out; the same command goes on from there
-  7    no capacity: the cloud or a quota is full
-  8    done in part; the message says which
-  9    not supported by this cloud
-  130  interrupted; the same command goes on from there
-
+		Long: b.String() + `
 "stead exec" and "stead ssh NAME -- COMMAND" exit with the command's own code,
 and with 1 when ssh itself fails.
 
-With -o json an error is one JSON object on stderr:
+With -o json or yaml an error is one JSON object on stderr:
   {"error": {"kind", "exit_code", "message", "remedy", "resume"}}`,
 	}
 }

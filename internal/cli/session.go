@@ -23,6 +23,7 @@ import (
 type session struct {
 	context  contexts.Context
 	servers  *server.Manager
+	api      *ec2.Client // what servers is on, for what isn't about servers
 	progress *progress
 	local    *localCloud   // nil unless the context is the local one
 	plan     *dryrun.Plan  // nil unless this is a dry run
@@ -59,8 +60,9 @@ func (a *App) openContext(ctx context.Context, c contexts.Context, start bool) (
 		s.close()
 		return nil, err
 	}
+	s.api = ec2.NewFromConfig(cfg, func(o *ec2.Options) { o.BaseEndpoint = cfg.BaseEndpoint })
 	conf := server.Config{
-		EC2:    ec2.NewFromConfig(cfg, func(o *ec2.Options) { o.BaseEndpoint = cfg.BaseEndpoint }),
+		EC2:    s.api,
 		SSM:    ssm.NewFromConfig(cfg, func(o *ssm.Options) { o.BaseEndpoint = cfg.BaseEndpoint }),
 		Region: cfg.Region,
 		Local:  s.local != nil,

@@ -51,6 +51,10 @@ func TestMain(m *testing.M) {
 	if moto.stop != nil {
 		moto.stop()
 	}
+	if err := checkCalls(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
 	os.Exit(code)
 }
 
@@ -269,7 +273,7 @@ func (b *bench) manager(api server.EC2) *server.Manager { return server.New(b.co
 
 func (b *bench) config(api server.EC2) server.Config {
 	return server.Config{
-		EC2: api, SSM: b.ssm, Region: b.region,
+		EC2: recorded(api), SSM: recordedSSM(b.ssm), Region: b.region,
 		PollMin: time.Millisecond, PollMax: 20 * time.Millisecond, StateTimeout: 20 * time.Second, SSHTimeout: 20 * time.Second,
 		Notify: func(e server.Event) { b.mu.Lock(); b.events = append(b.events, e); b.mu.Unlock() },
 		Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
