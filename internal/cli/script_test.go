@@ -82,6 +82,7 @@ func runScripts(t *testing.T, dir, machines string) {
 			"until":  until,
 			"image":  image,
 			"grab":   grab,
+			"spoil":  spoil,
 		},
 	})
 }
@@ -221,4 +222,25 @@ func localClient(ctx context.Context, ts *testscript.TestScript) *ec2.Client {
 		Region: info.Region, BaseEndpoint: &info.Endpoint,
 		Credentials: credentials.NewStaticCredentialsProvider(keys.AccessKeyID, keys.SecretAccessKey, ""),
 	})
+}
+
+// spoil takes away what guards an instance of the script's local cloud: spoil
+// ID.
+func spoil(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: spoil ID")
+	}
+	ctx := context.Background()
+	client := localClient(ctx, ts)
+	for _, in := range []*ec2.ModifyInstanceAttributeInput{
+		{DisableApiTermination: &types.AttributeBooleanValue{Value: aws.Bool(false)}},
+		{InstanceInitiatedShutdownBehavior: &types.AttributeValue{Value: aws.String("terminate")}},
+		{BlockDeviceMappings: []types.InstanceBlockDeviceMappingSpecification{{
+			DeviceName: aws.String("/dev/sda1"), Ebs: &types.EbsInstanceBlockDeviceSpecification{DeleteOnTermination: aws.Bool(true)},
+		}}},
+	} {
+		in.InstanceId = &args[0]
+		_, err := client.ModifyInstanceAttribute(ctx, in)
+		ts.Check(err)
+	}
 }

@@ -23,6 +23,8 @@ var (
 	openScript string
 	//go:embed guest/close.sh
 	closeScript string
+	//go:embed guest/fstab.sh
+	fstabScript string
 )
 
 // guestScript puts a script together with its variables.

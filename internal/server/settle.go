@@ -111,13 +111,8 @@ func (m *Manager) settleVolume(ctx context.Context, name string, i *types.Instan
 		m.warn("tag disks", id, "it belongs to server "+other+" and is left as it is")
 		return nil
 	}
-	want := serverTags(name)
-	if id == rootVolumeID(i) {
-		want[tagRole], want[tagDevice] = RoleRoot, aws.ToString(i.RootDeviceName)
-		want = want.with(f.tags())
-	} else {
-		want[tagRole], want[tagDevice] = RoleData, deviceIn(i, id)
-		want[tagName] = name + " data " + want[tagDevice]
+	want := pluggedTags(name, i, id, f)
+	if want[tagRole] == RoleData {
 		want = want.with(more(want[tagDevice]))
 	}
 	// A name that somebody gave it stays; it is theirs alone to read.
@@ -125,6 +120,18 @@ func (m *Manager) settleVolume(ctx context.Context, name string, i *types.Instan
 		delete(want, tagName)
 	}
 	return m.tag(ctx, id, have.missing(want))
+}
+
+// pluggedTags are the tags of a server's disk where it is plugged in.
+func pluggedTags(name string, i *types.Instance, volumeID string, f facts) tagMap {
+	want := serverTags(name)
+	if volumeID == rootVolumeID(i) {
+		want[tagRole], want[tagDevice] = RoleRoot, aws.ToString(i.RootDeviceName)
+		return want.with(f.tags())
+	}
+	want[tagRole], want[tagDevice] = RoleData, deviceIn(i, volumeID)
+	want[tagName] = name + " data " + want[tagDevice]
+	return want
 }
 
 // deviceIn returns where a volume is plugged into an instance, or "".
