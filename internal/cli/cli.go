@@ -141,7 +141,7 @@ func addCommands(a *App, root *cobra.Command) {
 		newStop(a), newReboot(a), newResize(a), newTerminate(a), newRescue(a), newRestore(a), newRepair(a))
 	add(groupServers, newWait(a), newProtect(a), newUnprotect(a), newOpen(a), newClose(a))
 	add(groupDisks, newVolume(a), newSnapshot(a), newSnapshots(a), newImage(a))
-	add(groupDisks, newPrune(a))
+	add(groupDisks, newPrune(a), newSchedule(a))
 	add(groupClouds, newContext(a), newCloud(a), newEC2(a), newDoctor(a))
 	add(groupClouds, newCost(a), newOrphans(a))
 	add(groupServers, newAdopt(a))

@@ -232,6 +232,14 @@ func codeKind(code string) Kind {
 	if strings.HasSuffix(code, ".Malformed") {
 		return KindUsage
 	}
+	switch code { // DLM's
+	case codeNoPolicy:
+		return KindNotFound
+	case "InvalidRequestException":
+		return KindUsage
+	case "LimitExceededException":
+		return KindCapacity
+	}
 	if strings.HasSuffix(code, ".NotFound") || strings.HasSuffix(code, ".Unknown") || code == "ParameterNotFound" {
 		return KindNotFound
 	}
@@ -242,8 +250,10 @@ func codeKind(code string) Kind {
 // 404, 501, or a 500 whose body is no EC2 error at all.
 func unsupported(err error) bool {
 	switch apiCode(err) {
-	case "InvalidAction", "UnsupportedOperation", "Unsupported", "UnknownOperationException", "NotImplemented":
+	case "InvalidAction", "UnsupportedOperation", "Unsupported", "UnknownOperationException", "NotImplemented", "UnknownService":
 		return true
+	case codeNoPolicy:
+		return false // though it is a 404
 	}
 	var re *awshttp.ResponseError
 	if !errors.As(err, &re) || re.HTTPResponse() == nil {
