@@ -2,8 +2,10 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -14,13 +16,14 @@ func newImage(a *App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "image",
 		Aliases: []string{"images"},
-		Short:   "List, build and make durable images",
+		Short:   "List, build, import, copy and remove images",
 		Long:    "An image is the idea of a server: the disks to make, and how to boot them.",
 		Example: `  stead image ls
+  stead image build debian
   stead image durable web --data 10`,
 	}
 	group(cmd)
-	cmd.AddCommand(newImageLs(a), newImageBuild(a), newImageDurable(a))
+	cmd.AddCommand(newImageLs(a), newImageBuild(a), newImageImport(a), newImageDurable(a), newImageCopy(a), newImageRm(a))
 	return cmd
 }
 
@@ -42,49 +45,8 @@ func newImageLs(a *App) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return a.print(orEmpty(images), func(w io.Writer) { writeImages(w, images) })
+		return a.print(orEmpty(images), func(w io.Writer) { a.listImages(w, images) })
 	})
-}
-
-func newImageBuild(a *App) *cobra.Command {
-	return a.command(&cobra.Command{
-		Use:   "build NAME",
-		Short: "Build an image for the local cloud",
-		Long: `Builds an image for the local cloud. "tiny" is a small Linux with ssh, ready in
-seconds; "stead create" builds it by itself when it needs it.`,
-		Example:           "  stead image build tiny",
-		Args:              exactly("NAME"),
-		ValidArgsFunction: cobra.FixedCompletions([]string{localImage}, cobra.ShellCompDirectiveNoFileComp),
-		Annotations:       map[string]string{resumable: "yes"},
-	}, func(ctx context.Context, args []string) error { return a.imageBuild(ctx, args[0]) })
-}
-
-func (a *App) imageBuild(ctx context.Context, name string) error {
-	if name != localImage {
-		return usage("image %q can't be built: the only one is %s", name, localImage)
-	}
-	s, err := a.open(ctx)
-	if err != nil {
-		return err
-	}
-	defer s.close()
-	if s.local == nil {
-		return &server.Error{
-			Code: server.KindUnsupported, Op: "build image", Resource: name,
-			Reason: "context " + s.context.Name + " is not the local cloud",
-			Remedy: "stead --context local image build " + name,
-		}
-	}
-	id, err := s.build(ctx, name)
-	if err != nil {
-		return err
-	}
-	built, err := s.servers.ResolveImage(ctx, id, "")
-	s.close()
-	if err != nil {
-		return err
-	}
-	return a.print(built, func(w io.Writer) { writeImages(w, []server.Image{*built}) })
 }
 
 func newImageDurable(a *App) *cobra.Command {
@@ -134,19 +96,48 @@ func (a *App) imageDurable(ctx context.Context, o server.DurableOptions) error {
 	return a.print(made, func(w io.Writer) { writeImages(w, []server.Image{*made}) })
 }
 
+// listImages writes images with their age.
+func (a *App) listImages(w io.Writer, images []server.Image) {
+	t := table{heading: []string{"IMAGE", "NAME", "ALIAS", "STATE", "ARCH", "DISKS", "DURABLE", "AGE"}, empty: "no images"}
+	for _, i := range images {
+		age := ""
+		if i.Created != nil {
+			age = ageText(a.Now().Sub(*i.Created))
+		}
+		t.add(append(imageRow(i), age)...)
+	}
+	t.write(w)
+}
+
+func imageRow(i server.Image) []string {
+	sizes := []string{itoa(i.SizeGiB)}
+	for _, d := range i.DataGiB {
+		sizes = append(sizes, itoa(d))
+	}
+	return []string{i.ID, i.Name, i.Alias, i.State, i.Arch, strings.Join(sizes, "+") + " GiB", yesNo(i.Durable)}
+}
+
 func writeImages(w io.Writer, images []server.Image) {
 	t := table{
 		heading: []string{"IMAGE", "NAME", "ALIAS", "STATE", "ARCH", "DISKS", "DURABLE"},
 		empty:   "no images",
 	}
 	for _, i := range images {
-		sizes := []string{itoa(i.SizeGiB)}
-		for _, d := range i.DataGiB {
-			sizes = append(sizes, itoa(d))
-		}
-		t.add(i.ID, i.Name, i.Alias, i.State, i.Arch, strings.Join(sizes, "+")+" GiB", yesNo(i.Durable))
+		t.add(imageRow(i)...)
 	}
 	t.write(w)
+}
+
+// ageText tells an age in its largest unit.
+func ageText(d time.Duration) string {
+	const day = 24 * time.Hour
+	switch {
+	case d < time.Hour:
+		return fmt.Sprintf("%dm", max(0, d)/time.Minute)
+	case d < 2*day:
+		return fmt.Sprintf("%dh", d/time.Hour)
+	}
+	return fmt.Sprintf("%dd", d/day)
 }
 
 func yesNo(b bool) string {

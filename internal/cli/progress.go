@@ -89,6 +89,22 @@ func (p *progress) build(name string) func(step string, done, total int64) {
 	}
 }
 
+// transfer returns the progress function of something that counts bytes.
+func (p *progress) transfer(step string) func(what string, done, total int64) {
+	return func(what string, done, total int64) {
+		e := server.Event{State: server.StepWaiting, Step: step, Detail: what}
+		switch {
+		case total == 100:
+			e.Detail = fmt.Sprintf("%s %d%%", what, done)
+		case total > 0:
+			e.Detail = fmt.Sprintf("%s %s of %s, %d%%", what, humanBytes(done), humanBytes(total), done*100/total)
+		case done > 0:
+			e.Detail = what + " " + humanBytes(done)
+		}
+		p.event(e)
+	}
+}
+
 // run shows fn as one step.
 func (p *progress) run(step string, fn func() error) error {
 	p.event(server.Event{State: server.StepStarted, Step: step})

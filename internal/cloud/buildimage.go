@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime/debug"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/steadcloud/stead/internal/image"
 	"github.com/steadcloud/stead/internal/snapshot"
@@ -25,31 +28,121 @@ const TinyParameter = "/aws/service/stead/tiny/latest/x86_64"
 // in EC2's own answers.
 const noVolume = "vol-ffffffff"
 
-// BuildImage builds an image by name and registers it: its kernel, its
-// snapshot, the image, and the parameter that aliases it. Only tiny is known.
+// debianParameter is the public parameter under which Debian publishes the
+// newest image of a release.
+// https://wiki.debian.org/Cloud/AmazonEC2Image
+func debianParameter(release string) string {
+	return "/aws/service/debian/release/" + release + "/latest/amd64"
+}
+
+// BuildImage builds an image by name and registers it, with the parameter that
+// aliases it. There are tiny, and debian, which takes a suite after a colon:
+// debian:bookworm.
 func (c *Cloud) BuildImage(ctx context.Context, s state.Scope, name string, progress func(step string, done, total int64)) (string, error) {
-	if name != "tiny" {
-		return "", fmt.Errorf("no image is called %q; there is tiny", name)
+	kind, suite, _ := strings.Cut(name, ":")
+	build, known := map[string]func(context.Context, state.Scope, string, func(image.Progress)) (string, error){
+		"tiny": c.buildTiny,
+		"debian": func(ctx context.Context, s state.Scope, dir string, progress func(image.Progress)) (string, error) {
+			return c.buildDebian(ctx, s, dir, suite, progress)
+		},
+	}[kind]
+	if !known || kind == "tiny" && suite != "" {
+		return "", fmt.Errorf("no image is called %q; there are tiny and debian", name)
 	}
 	if err := c.ensureRegion(s); err != nil {
 		return "", err
 	}
-	dir, err := os.MkdirTemp(c.dir.Scratch(), "tiny-")
+	dir, err := os.MkdirTemp(c.dir.Scratch(), kind+"-")
 	if err != nil {
 		return "", err
 	}
 	defer func() { _ = os.RemoveAll(dir) }() // the next start empties scratch
 	// A build takes much memory once; the daemon is to be small after it.
 	defer debug.FreeOSMemory()
-	built, err := image.BuildTiny(ctx, image.TinyOptions{
-		Dir: dir, Cache: c.dir.Cache(), Log: c.log,
-		Progress: func(p image.Progress) { progress(p.Step, p.Done, p.Total) },
+	id, err := build(ctx, s, dir, func(p image.Progress) { progress(p.Step, p.Done, p.Total) })
+	if err != nil {
+		return "", err
+	}
+	return id, nil
+}
+
+func (c *Cloud) buildTiny(ctx context.Context, s state.Scope, dir string, progress func(image.Progress)) (string, error) {
+	built, err := image.BuildTiny(ctx, image.TinyOptions{Dir: dir, Cache: c.dir.Cache(), Log: c.log, Progress: progress})
+	if err != nil {
+		return "", err
+	}
+	progress(image.Progress{Step: "register the image"})
+	return c.registerTiny(ctx, s, built)
+}
+
+func (c *Cloud) buildDebian(ctx context.Context, s state.Scope, dir, suite string, progress func(image.Progress)) (string, error) {
+	built, err := image.BuildDebian(ctx, image.DebianOptions{Dir: dir, Suite: suite, Cache: c.dir.Cache(), Log: c.log, Progress: progress})
+	if err != nil {
+		return "", err
+	}
+	progress(image.Progress{Step: "register the image"})
+	return c.registerDisk(ctx, s, built.Disk, debianParameter(built.Release), &state.Image{
+		Name:        "debian-" + built.Release + "-amd64-" + c.now().UTC().Format("20060102-150405"),
+		Description: "Debian " + built.Version + " (" + built.Suite + "), Linux " + built.Kernel, Architecture: built.Architecture,
+		Virtualization: "hvm", BootMode: "uefi-preferred", RootDevice: "/dev/xvda", ENA: true, IMDS: "v2.0",
+	})
+}
+
+// registerDisk registers an image of a disk with a boot loader, whose facts are
+// given. It becomes what the parameter says, if that isn't empty. Nothing of it
+// is left where that fails.
+func (c *Cloud) registerDisk(ctx context.Context, s state.Scope, path, parameter string, ami *state.Image) (id string, err error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return "", err
+	}
+	snap := &state.Snapshot{Meta: c.meta(s, "snap"), State: state.SnapshotPending, VolumeID: noVolume, VolumeSize: int32((st.Size() + gib - 1) / gib), Description: ami.Name}
+	tags := ami.Tags
+	ami.Meta = c.meta(s, "ami")
+	ami.Tags, snap.Tags = tags, maps.Clone(tags)
+	ami.State, ami.Owner, ami.Type = state.ImageAvailable, s.Account, "machine"
+	ami.BlockDevices = []state.BlockDevice{{Device: ami.RootDevice, SnapshotID: snap.ID, Size: snap.VolumeSize, Type: "gp3", DeleteOnTermination: true}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.dropBuild(context.WithoutCancel(ctx), snap, ""))
+		}
+	}()
+	err = c.db.Update(func(tx *state.Tx) error {
+		return errors.Join(checkImageName(tx, s, &ami.Name), state.Put(tx, snap))
 	})
 	if err != nil {
 		return "", err
 	}
-	progress("register the image", 0, 0)
-	return c.registerTiny(ctx, s, built)
+	info, err := c.snapshotFile(ctx, snap.ID, path)
+	if err != nil {
+		return "", err
+	}
+	err = c.db.Update(func(tx *state.Tx) error {
+		if err := c.completeBuild(tx, snap, info); err != nil {
+			return err
+		}
+		if err := checkImageName(tx, s, &ami.Name); err != nil { // it may have been taken meanwhile
+			return err
+		}
+		if parameter != "" {
+			if err := c.setParameter(tx, s, parameter, ami.ID); err != nil {
+				return err
+			}
+		}
+		return state.Put(tx, ami)
+	})
+	return ami.ID, err
+}
+
+// completeBuild marks a built image's snapshot as completed, unless it was
+// deleted meanwhile.
+func (c *Cloud) completeBuild(tx *state.Tx, snap *state.Snapshot, info snapshot.Info) error {
+	now, err := state.Get[state.Snapshot](tx, snap.Scope(), snap.ID) // it may have been tagged
+	if err != nil || now.Deleted {
+		return errors.Join(fmt.Errorf("snapshot %s was deleted while the image was built", snap.ID), err)
+	}
+	now.State, now.Progress, now.Completed, now.DataBytes = state.SnapshotCompleted, 100, c.now().UTC(), info.DataBytes
+	return state.Put(tx, now)
 }
 
 // registerTiny stores what was built. Nothing of it is left where that fails.
@@ -73,12 +166,10 @@ func (c *Cloud) registerTiny(ctx context.Context, s state.Scope, built *image.Ti
 	}
 	ami := c.newTiny(s, kernel, snap)
 	err = c.db.Update(func(tx *state.Tx) error {
-		now, err := state.Get[state.Snapshot](tx, s, snap.ID) // it may have been tagged, or deleted
-		if err != nil || now.Deleted {
-			return errors.Join(fmt.Errorf("snapshot %s was deleted while the image was built", snap.ID), err)
+		if err := c.completeBuild(tx, snap, info); err != nil {
+			return err
 		}
-		now.State, now.Progress, now.Completed, now.DataBytes = state.SnapshotCompleted, 100, c.now().UTC(), info.DataBytes
-		return errors.Join(state.Put(tx, now), state.Put(tx, kernel), state.Put(tx, ami), c.setParameter(tx, s, TinyParameter, ami.ID))
+		return errors.Join(state.Put(tx, kernel), state.Put(tx, ami), c.setParameter(tx, s, TinyParameter, ami.ID))
 	})
 	return ami.ID, err
 }
@@ -211,7 +302,7 @@ func (c *Cloud) snapshotFile(ctx context.Context, id, path string) (snapshot.Inf
 		return snapshot.Info{}, err
 	}
 	start := time.Now()
-	info, err := c.snapshots.Create(ctx, id, wholeFile{f, st.Size()}, nil)
+	info, err := c.snapshots.Create(ctx, id, sparseFile{f, st.Size()}, nil)
 	c.log.Debug("image stored", "snapshot", id, "took", time.Since(start), "err", err)
 	return info, err
 }
@@ -229,4 +320,30 @@ func (w wholeFile) NextData(off int64) (start, end int64, err error) {
 		return 0, 0, io.EOF
 	}
 	return off, w.size, nil
+}
+
+// sparseFile is a snapshot.Source that skips a file's holes. Reads may be
+// concurrent, the search for data not.
+type sparseFile struct {
+	*os.File
+	size int64
+}
+
+func (s sparseFile) Size() int64 { return s.size }
+
+func (s sparseFile) NextData(off int64) (start, end int64, err error) {
+	if off >= s.size {
+		return 0, 0, io.EOF
+	}
+	start, err = s.Seek(off, unix.SEEK_DATA)
+	switch {
+	case errors.Is(err, unix.ENXIO):
+		return 0, 0, io.EOF
+	case errors.Is(err, unix.EINVAL): // a file system that doesn't know its holes
+		return off, s.size, nil
+	case err != nil:
+		return 0, 0, err
+	}
+	end, err = s.Seek(start, unix.SEEK_HOLE)
+	return start, end, err
 }

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
@@ -59,6 +60,7 @@ func (d *daemon) controlHandler() http.Handler {
 	mux.HandleFunc("GET /info", func(w http.ResponseWriter, _ *http.Request) { d.reply(w, d.info()) })
 	mux.HandleFunc("GET /credentials", func(w http.ResponseWriter, _ *http.Request) { d.reply(w, d.cloud.keys) })
 	mux.HandleFunc("POST /images/{name}", d.buildImage)
+	mux.HandleFunc("POST /imports", d.importImage)
 	mux.HandleFunc("POST /stop", d.obeyStop)
 	mux.HandleFunc("GET /console/{region}/{id}", d.console)
 	return mux
@@ -113,31 +115,85 @@ func (d *daemon) info() Info {
 	return i
 }
 
-func (d *daemon) buildImage(w http.ResponseWriter, r *http.Request) {
+// eventSender writes the lines of an answer as they come.
+func eventSender(w http.ResponseWriter) func(buildEvent) {
 	w.Header().Set("Content-Type", "application/jsonl")
 	enc, flush := json.NewEncoder(w), http.NewResponseController(w)
-	send := func(e buildEvent) {
+	return func(e buildEvent) {
 		if enc.Encode(e) == nil {
 			_ = flush.Flush()
 		}
 	}
+}
+
+// audience tells each build whether anybody waits for it still.
+type audience struct {
+	mu     sync.Mutex
+	builds map[string]*attended
+}
+
+type attended struct {
+	clients int
+	ctx     context.Context
+	cancel  context.CancelFunc
+}
+
+// join takes part in a build by its name, and gives the context that ends when
+// all have left, or with life. leave may be called more than once.
+func (a *audience) join(life context.Context, name string) (ctx context.Context, leave func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	b := a.builds[name]
+	if b == nil {
+		b = &attended{}
+		b.ctx, b.cancel = context.WithCancel(life)
+		if a.builds == nil {
+			a.builds = map[string]*attended{}
+		}
+		a.builds[name] = b
+	}
+	b.clients++
+	return b.ctx, sync.OnceFunc(func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if b.clients--; b.clients == 0 {
+			b.cancel()
+			delete(a.builds, name)
+		}
+	})
+}
+
+func (d *daemon) buildImage(w http.ResponseWriter, r *http.Request) {
+	send := eventSender(w)
 	d.builds.Add(1)
 	defer d.builds.Done()
 	name := r.PathValue("name")
-	id, err, _ := d.flights.Do(name, func() (any, error) {
-		// A client that goes away does not stop the build, the daemon's end
-		// does; who comes back meanwhile gets what that build makes.
-		ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
-		defer cancel()
-		defer context.AfterFunc(d.life, cancel)()
-		return d.cloud.BuildImage(ctx, state.Scope{Account: d.cfg.Account, Region: DefaultRegion}, name,
-			func(step string, done, total int64) { send(buildEvent{Step: step, Done: done, Total: total}) })
-	})
+	id, err := d.attendBuild(r.Context(), name, send)
+	// It joined a build that was being given up just then.
+	for errors.Is(err, context.Canceled) && r.Context().Err() == nil && d.life.Err() == nil {
+		id, err = d.attendBuild(r.Context(), name, send)
+	}
 	if err != nil {
 		send(buildEvent{Error: err.Error()})
 		return
 	}
-	send(buildEvent{ImageID: id.(string)})
+	send(buildEvent{ImageID: id})
+}
+
+// attendBuild builds an image, or waits for the build of it that goes on. A build
+// ends with its last client, and with the daemon.
+func (d *daemon) attendBuild(client context.Context, name string, send func(buildEvent)) (string, error) {
+	ctx, leave := d.audience.join(d.life, name)
+	defer leave()
+	defer context.AfterFunc(client, leave)()
+	id, err, _ := d.flights.Do(name, func() (any, error) {
+		return d.cloud.BuildImage(ctx, state.Scope{Account: d.cfg.Account, Region: DefaultRegion}, name,
+			func(step string, done, total int64) { send(buildEvent{Step: step, Done: done, Total: total}) })
+	})
+	if err != nil {
+		return "", err
+	}
+	return id.(string), nil
 }
 
 // Control gives a daemon orders that are no part of EC2's API.
@@ -154,6 +210,7 @@ func Connect(dataDir string) (*Control, error) {
 	}
 	dir := Dir(abs)
 	c := &Control{dir: dir, http: &http.Client{Transport: &http.Transport{
+		ExpectContinueTimeout: 10 * time.Second, // see ImportImage
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", dir.ControlSocket())
 		},
@@ -220,29 +277,39 @@ func (c *Control) Credentials(ctx context.Context) (Credentials, error) {
 	return k, err
 }
 
-// BuildImage builds an image by its name (tiny) and gives its ID.
+// BuildImage builds an image by its name (tiny, debian, debian:bookworm) and
+// gives its ID.
 func (c *Control) BuildImage(ctx context.Context, name string, progress func(step string, done, total int64)) (string, error) {
 	resp, err := c.do(ctx, http.MethodPost, "/images/"+url.PathEscape(name), nil)
 	if err != nil {
 		return "", err
 	}
 	defer func() { _ = resp.Body.Close() }() // read to its end
-	lines := bufio.NewScanner(resp.Body)
+	id, err := readBuild(resp.Body, progress)
+	if err != nil {
+		return "", fmt.Errorf("build image %s: %w", name, err)
+	}
+	return id, nil
+}
+
+// readBuild follows the making of an image to its end, and gives its ID.
+func readBuild(r io.Reader, progress func(step string, done, total int64)) (string, error) {
+	lines := bufio.NewScanner(r)
 	for lines.Scan() {
 		var e buildEvent
 		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
-			return "", fmt.Errorf("build image %s: %w", name, err)
+			return "", err
 		}
 		switch {
 		case e.Error != "":
-			return "", fmt.Errorf("build image %s: %s", name, e.Error)
+			return "", errors.New(e.Error)
 		case e.ImageID != "":
 			return e.ImageID, nil
 		case progress != nil:
 			progress(e.Step, e.Done, e.Total)
 		}
 	}
-	return "", fmt.Errorf("build image %s: the local cloud went away: %w", name, errors.Join(lines.Err(), io.ErrUnexpectedEOF))
+	return "", fmt.Errorf("the local cloud went away: %w", errors.Join(lines.Err(), io.ErrUnexpectedEOF))
 }
 
 // Logs copies the daemon's log to w; following, until ctx ends.

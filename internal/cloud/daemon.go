@@ -271,6 +271,7 @@ type daemon struct {
 	endLife  context.CancelFunc
 	builds   sync.WaitGroup     // of images; they end with life
 	flights  singleflight.Group // builds by name: one at a time
+	audience audience           // who waits for them
 }
 
 func (d *daemon) endpoint() string { return "http://" + d.listener.Addr().String() }

@@ -85,6 +85,25 @@ func MissingForTiny() []Missing {
 	return missing
 }
 
+// MissingForDebian returns what this machine lacks for building a Debian image.
+func MissingForDebian() []Missing {
+	const reason = "building a Debian image"
+	var missing []Missing
+	for _, t := range []tool{
+		{name: "mmdebstrap", pkg: "mmdebstrap"}, {name: "fakechroot", pkg: "fakechroot"}, {name: "fakeroot", pkg: "fakeroot"},
+		{name: "apt-get", pkg: "apt"}, {name: "mke2fs", pkg: "e2fsprogs"}, {name: "sfdisk", pkg: "fdisk"},
+		{name: "mformat", pkg: "mtools"}, {name: "mcopy", pkg: "mtools"}, {name: "tar", pkg: "tar"},
+	} {
+		if _, err := t.find(); err != nil {
+			missing = append(missing, Missing{Name: t.name, Package: t.pkg, Reason: reason})
+		}
+	}
+	if !readable(debianKeyring) {
+		missing = append(missing, Missing{Name: debianKeyring, Package: "debian-archive-keyring", Reason: reason})
+	}
+	return missing
+}
+
 // find returns the program's path. It looks where distributions put programs
 // for root too: those folders aren't in everybody's PATH.
 func (t tool) find() (string, error) {

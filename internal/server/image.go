@@ -91,7 +91,7 @@ func (m *Manager) ResolveImage(ctx context.Context, ref, arch string) (*Image, e
 func (m *Manager) resolveImage(ctx context.Context, ref, arch string) (*types.Image, *alias, error) {
 	if imageIDGrammar.MatchString(ref) {
 		i, err := m.imageByID(ctx, ref)
-		return i, m.aliasByName(i), err
+		return i, m.aliasOf(i), err
 	}
 	for _, a := range m.aliases() {
 		if a.name == ref {
@@ -106,7 +106,7 @@ func (m *Manager) resolveImage(ctx context.Context, ref, arch string) (*types.Im
 	if len(images) == 0 {
 		return nil, nil, &Error{Op: "find", Resource: fmt.Sprintf("image %q", ref), Code: KindNotFound, Reason: "no such image or alias", Remedy: "stead image ls"}
 	}
-	return &images[0], m.aliasByName(&images[0]), nil
+	return &images[0], m.aliasOf(&images[0]), nil
 }
 
 // imageByID finds an image that can be launched.
@@ -150,6 +150,21 @@ func (m *Manager) resolveAlias(ctx context.Context, a *alias, arch string) (*typ
 		return nil, &Error{Code: KindNotFound, Reason: "this cloud has no image for alias " + a.name, Remedy: "stead image ls"}
 	}
 	return &images[0], nil
+}
+
+// ImageUserTags are the tags by which an image says whom to log in as.
+func ImageUserTags(user string) map[string]string { return map[string]string{tagUser: user} }
+
+// aliasOf tells what an image was made of, for its login user. The image's own
+// tag goes before a guess.
+func (m *Manager) aliasOf(i *types.Image) *alias {
+	if i == nil {
+		return nil
+	}
+	if user := tagOf(i.Tags, tagUser); user != "" {
+		return &alias{user: user}
+	}
+	return m.aliasByName(i)
 }
 
 // aliasByName guesses what an image was made of, for its login user.
@@ -208,7 +223,7 @@ func (m *Manager) ImageList(ctx context.Context) ([]Image, error) {
 	for k := range own {
 		id := aws.ToString(own[k].ImageId)
 		if !slices.ContainsFunc(list, func(i Image) bool { return i.ID == id }) {
-			v := imageView(&own[k], m.aliasByName(&own[k]))
+			v := imageView(&own[k], m.aliasOf(&own[k]))
 			v.Alias = ""
 			list = append(list, *v)
 		}

@@ -1,0 +1,117 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/steadcloud/stead/internal/server"
+)
+
+// download reads a file from a web server. When the connection breaks it goes
+// on from there, provided that the file is still the same.
+type download struct {
+	ctx    context.Context
+	client *http.Client
+	url    string
+	size   int64  // 0 when the server doesn't say
+	tag    string // of this version of the file; empty: none can be told
+	ranges bool   // the server sends parts
+
+	body  io.ReadCloser
+	at    int64
+	tries int // since something came last
+	pause time.Duration
+}
+
+const downloadTries = 5
+
+// openDownload asks for a file. ctx bounds the reading, too.
+func openDownload(ctx context.Context, client *http.Client, url string) (*download, error) {
+	d := &download{ctx: ctx, client: client, url: url, pause: time.Second}
+	resp, err := d.get()
+	if err != nil {
+		return nil, fmt.Errorf("download %s: %w", url, err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		_ = resp.Body.Close()
+		kind := server.KindFailed
+		if resp.StatusCode == http.StatusNotFound {
+			kind = server.KindNotFound
+		}
+		return nil, &server.Error{Code: kind, Op: "download", Resource: url, Reason: "the server says " + resp.Status}
+	}
+	d.body, d.size = resp.Body, max(0, resp.ContentLength)
+	d.ranges = resp.Header.Get("Accept-Ranges") == "bytes"
+	// A weak tag doesn't promise the same bytes.
+	if d.tag = resp.Header.Get("ETag"); d.tag == "" || strings.HasPrefix(d.tag, "W/") {
+		d.tag = resp.Header.Get("Last-Modified")
+	}
+	return d, nil
+}
+
+func (d *download) get() (*http.Response, error) {
+	req, err := http.NewRequestWithContext(d.ctx, http.MethodGet, d.url, nil)
+	if err != nil {
+		return nil, err
+	}
+	// A disk is to come as it is, and its size with it.
+	req.Header.Set("Accept-Encoding", "identity")
+	if d.at > 0 {
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", d.at))
+		req.Header.Set("If-Range", d.tag)
+	}
+	return d.client.Do(req)
+}
+
+func (d *download) Read(p []byte) (int, error) {
+	for {
+		n, err := d.body.Read(p)
+		d.at += int64(n)
+		if n > 0 {
+			d.tries = 0
+			if errors.Is(err, io.EOF) {
+				return n, err
+			}
+			return n, nil // an error comes again
+		}
+		if err == nil || errors.Is(err, io.EOF) {
+			return n, err
+		}
+		if err := d.resume(err); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// resume asks for the rest of the file, or says why that can't be.
+func (d *download) resume(why error) error {
+	for {
+		if d.tries++; d.ctx.Err() != nil || !d.ranges || d.tag == "" || d.tries > downloadTries {
+			return fmt.Errorf("download %s: broken off after %s of %s: %w", d.url, humanBytes(d.at), humanBytes(d.size), why)
+		}
+		select {
+		case <-time.After(d.pause * time.Duration(d.tries)):
+		case <-d.ctx.Done():
+			return d.ctx.Err()
+		}
+		resp, err := d.get()
+		if err != nil {
+			why = err
+			continue
+		}
+		if resp.StatusCode == http.StatusPartialContent && strings.HasPrefix(resp.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", d.at)) {
+			_ = d.body.Close()
+			d.body = resp.Body
+			return nil
+		}
+		_ = resp.Body.Close()
+		return fmt.Errorf("download %s: broken off after %s, and the server doesn't go on from there (%s): %w", d.url, humanBytes(d.at), resp.Status, why)
+	}
+}
+
+func (d *download) Close() error { return d.body.Close() }
