@@ -14,7 +14,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/steadcloud/stead/internal/cloud"
-	"github.com/steadcloud/stead/internal/image"
 	"github.com/steadcloud/stead/internal/server"
 )
 
@@ -114,7 +113,7 @@ func wrapImport(source string, err error) error {
 		return err
 	}
 	e := &server.Error{Code: server.KindFailed, Op: "import image", Resource: source, Err: err}
-	if strings.Contains(err.Error(), image.ErrChecksum.Error()) {
+	if strings.Contains(err.Error(), cloud.ErrChecksum.Error()) {
 		e.Remedy = "fetch the file again; if the sum differs still, it is not the file that was meant"
 	}
 	return e
@@ -176,12 +175,12 @@ const maxSums = 4 << 20
 // importChecksum gives the sum that the file must have: as it was given, or as
 // a list on a web server or in a file has it.
 func (a *App) importChecksum(ctx context.Context, o importOptions) (string, error) {
-	if o.checksum == "" || image.CheckChecksum(o.checksum) == nil {
+	if o.checksum == "" || cloud.CheckChecksum(o.checksum) == nil {
 		return o.checksum, nil
 	}
 	if !isURL(o.checksum) {
 		return "", &server.Error{
-			Code: server.KindUsage, Op: "import image", Resource: o.source, Err: image.CheckChecksum(o.checksum),
+			Code: server.KindUsage, Op: "import image", Resource: o.source, Err: cloud.CheckChecksum(o.checksum),
 			Remedy: "give sha256:DIGITS, sha512:DIGITS or the address of a list of sums",
 		}
 	}
@@ -222,7 +221,7 @@ func findSum(list, base string) string {
 			continue
 		}
 		for _, kind := range []string{"sha256:", "sha512:"} {
-			if image.CheckChecksum(kind+digits) == nil {
+			if cloud.CheckChecksum(kind+digits) == nil {
 				return kind + digits
 			}
 		}

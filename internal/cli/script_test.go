@@ -77,12 +77,13 @@ func runScripts(t *testing.T, dir, machines string) {
 		RequireUniqueNames:  true,
 		Setup:               func(env *testscript.Env) error { return setup(env, machines) },
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"code":   code,
-			"either": either,
-			"until":  until,
-			"image":  image,
-			"grab":   grab,
-			"spoil":  spoil,
+			"code":      code,
+			"either":    either,
+			"until":     until,
+			"image":     image,
+			"diskimage": diskImage,
+			"grab":      grab,
+			"spoil":     spoil,
 		},
 	})
 }
@@ -203,6 +204,16 @@ func image(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	ts.Setenv("IMAGE", *made.ImageId)
 	ts.Setenv("SNAPSHOT", *snapshot.SnapshotId)
+}
+
+// diskImage writes a raw disk that a BIOS would boot from: diskimage FILE.
+func diskImage(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: diskimage FILE")
+	}
+	disk := make([]byte, 2<<20+512)
+	disk[0], disk[510], disk[511] = 0xfa, 0x55, 0xaa
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), disk, 0o600))
 }
 
 func waitVolume(ctx context.Context, ts *testscript.TestScript, client *ec2.Client, id string) {

@@ -33,6 +33,12 @@ type ImportSpec struct {
 	Size         int64             `json:"size,omitempty"`         // of the file in bytes, for progress; 0 when unknown
 }
 
+// ErrChecksum says that a file isn't the one that was meant.
+var ErrChecksum = image.ErrChecksum
+
+// CheckChecksum tells whether text has the form of a checksum.
+func CheckChecksum(text string) error { return image.CheckChecksum(text) }
+
 // check refuses what could not be registered, before anything is read.
 func (s *ImportSpec) check() error {
 	s.Architecture, s.RootDevice = cmp.Or(s.Architecture, "x86_64"), cmp.Or(s.RootDevice, "/dev/xvda")

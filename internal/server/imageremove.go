@@ -51,12 +51,12 @@ func (m *Manager) imageRemovePlan(ctx context.Context, ref string) (*ImageRemova
 	if at < 0 {
 		return m.leftOver(ctx, ref)
 	}
-	i := &own[at]
-	plan := &ImageRemoval{ID: aws.ToString(i.ImageId), Image: imageView(i, m.aliasOf(i)), Snapshots: []ImageSnapshot{}}
+	i := own[at]
+	plan := &ImageRemoval{ID: aws.ToString(i.ImageId), Image: imageView(&i, m.aliasOf(&i)), Snapshots: []ImageSnapshot{}}
 	if plan.Servers, err = m.serversFrom(ctx, plan.ID); err != nil {
 		return nil, err
 	}
-	return plan, m.sortSnapshots(ctx, plan, i, slices.Delete(own, at, at+1))
+	return plan, m.sortSnapshots(ctx, plan, &i, slices.Delete(own, at, at+1))
 }
 
 // leftOver finds the snapshots of an image whose removal was interrupted.
