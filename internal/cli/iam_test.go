@@ -1,0 +1,183 @@
+package cli_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/steadcloud/stead/internal/dryrun"
+	"github.com/steadcloud/stead/internal/server"
+)
+
+const (
+	policyFile = "../../docs/iam-policy.json"
+	// serverCalls lists what the tests of internal/server saw it send.
+	serverCalls = "../server/testdata/calls.txt"
+)
+
+var updatePolicy = flag.Bool("update", false, "write "+policyFile+" anew")
+
+// unrecorded are actions that stead may send and that no test endpoint brings
+// it to, each with what it is for.
+func unrecorded() map[string]string {
+	return map[string]string{
+		"ec2:CopyImage":                      "image durable, of an image whose snapshots belong to others",
+		"ec2:CreateImage":                    "likewise, where the image may not be copied",
+		"ec2:DeregisterImage":                "the copy that was needed on the way",
+		"ec2:DescribeVolumeStatus":           "show, of a server whose disk is impaired",
+		"ec2:GetConsoleOutput":               "ssh, to learn host keys",
+		"ec2:RebootInstances":                "reboot",
+		"ec2:DescribeAvailabilityZones":      "completion of zones",
+		"ec2:CancelSpotInstanceRequests":     "terminate, of a spot instance",
+		"ec2:DescribeSpotInstanceRequests":   "likewise",
+		"ec2:GetInstanceUefiData":            "create, of an image with Secure Boot",
+		"ec2:CreateReplaceRootVolumeTask":    "rescue --by replace-root",
+		"ec2:DescribeReplaceRootVolumeTasks": "likewise",
+		"ec2:CopySnapshot":                   "move",
+		"ec2:DeleteSnapshot":                 "prune, purge",
+		"ec2:ReleaseAddress":                 "purge",
+		"pricing:GetProducts":                "cost --refresh",
+	}
+}
+
+// actions are all that stead may send, as IAM calls them.
+func actions(t *testing.T) []string {
+	t.Helper()
+	text, err := os.ReadFile(serverCalls)
+	if err != nil {
+		t.Fatal(err)
+	}
+	recorded := strings.Fields(string(text))
+	list := slices.Clone(recorded)
+	for a := range unrecorded() {
+		if slices.Contains(recorded, a) {
+			t.Errorf("%s is recorded by now: take it out of unrecorded", a)
+		}
+		list = append(list, a)
+	}
+	slices.Sort(list)
+	return list
+}
+
+// TestIAMPolicyIsWhole compares the actions with what the code can send.
+func TestIAMPolicyIsWhole(t *testing.T) {
+	have := actions(t)
+	can := []string{"pricing:GetProducts"}
+	for service, api := range map[string]reflect.Type{
+		"ec2": reflect.TypeFor[server.EC2](), "ssm": reflect.TypeFor[server.SSM](),
+	} {
+		for k := range api.NumMethod() {
+			can = append(can, service+":"+api.Method(k).Name)
+		}
+	}
+	for _, a := range can {
+		if !slices.Contains(have, a) {
+			t.Errorf("stead can send %s, which no test does: send it in one, or say in unrecorded what it is for", a)
+		}
+	}
+	for _, a := range have {
+		if !slices.Contains(can, a) {
+			t.Errorf("%s is in the policy, and stead can't send it", a)
+		}
+	}
+}
+
+// document is an IAM policy.
+type document struct {
+	Version   string
+	Statement []statement
+}
+
+// statement is a part of one.
+type statement struct {
+	Sid       string                         `json:"Sid"`
+	Effect    string                         `json:"Effect"`
+	Action    []string                       `json:"Action"`
+	Resource  any                            `json:"Resource"`
+	Condition map[string]map[string][]string `json:"Condition,omitempty"`
+}
+
+// ownOnly is met by a resource that stead has tagged.
+func ownOnly() map[string]map[string][]string {
+	return map[string]map[string][]string{"Null": {"aws:ResourceTag/stead:schema": {"false"}}}
+}
+
+// policy deals the actions out to statements. docs/iam.md says why each has
+// the condition that it has, or none.
+func policy(list []string) document {
+	var read, change []string
+	for _, a := range list {
+		_, name, _ := strings.Cut(a, ":")
+		switch {
+		case slices.Contains(conditioned(), a) || a == "ec2:CreateTags" || a == "ec2:DeleteTags":
+		case dryrun.Reads(name):
+			read = append(read, a)
+		default:
+			change = append(change, a)
+		}
+	}
+	var making []string
+	for _, a := range change {
+		if name := strings.TrimPrefix(a, "ec2:"); slices.Contains(tagging(), name) {
+			making = append(making, name)
+		}
+	}
+	return document{
+		Version: "2012-10-17",
+		Statement: []statement{
+			{Sid: "Look", Effect: "Allow", Action: read, Resource: "*"},
+			{Sid: "MakeAndChange", Effect: "Allow", Action: change, Resource: "*"},
+			{Sid: "EndOnlyItsOwn", Effect: "Allow", Action: conditioned(), Resource: "*", Condition: ownOnly()},
+			{
+				Sid: "TagWhatItMakes", Effect: "Allow", Action: []string{"ec2:CreateTags"}, Resource: "*",
+				Condition: map[string]map[string][]string{"StringEquals": {"ec2:CreateAction": making}},
+			},
+			{
+				Sid: "SetOnlyItsOwnTags", Effect: "Allow", Action: []string{"ec2:CreateTags", "ec2:DeleteTags"}, Resource: "*",
+				Condition: map[string]map[string][]string{
+					"ForAllValues:StringLike": {"aws:TagKeys": {"stead:*", "Name"}}, "Null": {"aws:TagKeys": {"false"}},
+				},
+			},
+		},
+	}
+}
+
+// conditioned are the actions that end something for good and are only ever
+// done to what stead has tagged.
+func conditioned() []string {
+	return []string{"ec2:DeleteSecurityGroup", "ec2:DeleteVolume", "ec2:ReleaseAddress", "ec2:TerminateInstances"}
+}
+
+// tagging are the calls that take tags for what they make.
+func tagging() []string {
+	return []string{
+		"AllocateAddress", "CopyImage", "CopySnapshot", "CreateImage", "CreateReplaceRootVolumeTask", "CreateSecurityGroup",
+		"CreateSnapshot", "CreateSnapshots", "CreateVolume", "ImportKeyPair", "RegisterImage", "RunInstances",
+	}
+}
+
+func TestIAMPolicy(t *testing.T) {
+	var want bytes.Buffer
+	enc := json.NewEncoder(&want)
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(policy(actions(t))); err != nil {
+		t.Fatal(err)
+	}
+	if *updatePolicy {
+		if err := os.WriteFile(policyFile, want.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(policyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want.Bytes()) {
+		t.Errorf("%s isn't what the recorded calls ask for: go test ./internal/cli -run TestIAMPolicy -update", policyFile)
+	}
+}
