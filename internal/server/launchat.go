@@ -45,9 +45,8 @@ func addressGone(err error) bool {
 	if err == nil {
 		return false
 	}
-	var re *awshttp.ResponseError
-	if errors.As(err, &re) && apiCode(err) == "" && re.HTTPStatusCode() == http.StatusInternalServerError {
-		return true // it broke over it, as emulators do; if not, the launch without tells
+	if endpointBroke(err) {
+		return true // if not over the address, the launch without tells
 	}
 	text := strings.ToLower(err.Error())
 	switch code := apiCode(err); code {
@@ -59,6 +58,13 @@ func addressGone(err error) bool {
 		return strings.Contains(text, "address") || strings.Contains(text, "subnet")
 	}
 	return false
+}
+
+// endpointBroke tells an answer that is none of EC2's, as emulators give for
+// what they didn't think of.
+func endpointBroke(err error) bool {
+	var re *awshttp.ResponseError
+	return errors.As(err, &re) && apiCode(err) == "" && re.HTTPStatusCode() == http.StatusInternalServerError
 }
 
 // roomFor says of a launch for which there is no room where else there may be

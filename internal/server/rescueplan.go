@@ -46,8 +46,8 @@ func (w *world) underWay(asked RescueBy) (*RescuePlan, error) {
 	switch i := w.instance; {
 	case w.standIn != nil:
 		p.By = RescueSwap
-		if asked == RescueReplaceRoot {
-			p.By = asked // both go through the same states
+		if w.byTask() || asked == RescueReplaceRoot { // which may have become a swap
+			p.By = RescueReplaceRoot
 		}
 	case i == nil:
 		return nil, nil

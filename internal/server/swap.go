@@ -67,13 +67,16 @@ func (m *Manager) swapStep(ctx context.Context, w *world, by RescueBy, o RescueO
 		return &Error{Code: KindNotFound, Reason: "no root disk is tagged as this server's", Remedy: "stead rescue " + w.name + " --by snapshot"}
 	}
 	if w.standIn == nil {
-		return m.beginSwap(ctx, w, root, o)
+		return m.beginSwap(ctx, w, root, by, o)
 	}
 	id := aws.ToString(w.standIn.InstanceId)
 	switch stateOf(w.standIn) {
 	case types.InstanceStateNameStopped:
 		return m.fillStandIn(ctx, w, root)
 	case types.InstanceStateNameRunning:
+		if w.byTask() {
+			return m.replaceRoot(ctx, w, root)
+		}
 		if attachedTo(root) == id {
 			return m.becomeServer(ctx, w)
 		}
@@ -85,7 +88,7 @@ func (m *Manager) swapStep(ctx context.Context, w *world, by RescueBy, o RescueO
 
 // beginSwap launches a stand-in, unless the root is in use after all: then the
 // server's instance was stopped, or isn't listed under its tags yet.
-func (m *Manager) beginSwap(ctx context.Context, w *world, root *types.Volume, o RescueOptions) error {
+func (m *Manager) beginSwap(ctx context.Context, w *world, root *types.Volume, by RescueBy, o RescueOptions) error {
 	if stateOf(w.instance) == types.InstanceStateNameStopped {
 		return m.startAndSee(ctx, w, aws.ToString(w.instance.InstanceId))
 	}
@@ -98,7 +101,7 @@ func (m *Manager) beginSwap(ctx context.Context, w *world, root *types.Volume, o
 	}
 	switch {
 	case holder == nil:
-		return m.launchStandIn(ctx, w, root, o)
+		return m.launchStandIn(ctx, w, root, by, o)
 	case tagOf(holder.Tags, tagServer) == w.name || tagOf(holder.Tags, tagStandIn) == w.name:
 		return m.awaitChange(ctx, w)
 	}
@@ -124,7 +127,7 @@ func (m *Manager) holderOf(ctx context.Context, v *types.Volume) (*types.Instanc
 
 // launchStandIn launches the instance that gets the server's disks. Its own
 // root, the stub, goes with it should it be terminated.
-func (m *Manager) launchStandIn(ctx context.Context, w *world, root *types.Volume, o RescueOptions) error {
+func (m *Manager) launchStandIn(ctx context.Context, w *world, root *types.Volume, by RescueBy, o RescueOptions) error {
 	f := machineFacts(w.facts(), o)
 	image, err := m.standInImage(ctx, f, o)
 	if err != nil {
@@ -152,7 +155,16 @@ func (m *Manager) launchStandIn(ctx context.Context, w *world, root *types.Volum
 		}
 	}
 	tags := tagMap{tagSchema: schemaVersion, tagStandIn: w.name, tagName: w.name + " stand-in"}
-	in.TagSpecifications = []types.TagSpecification{tags.spec(types.ResourceTypeInstance), tags.spec(types.ResourceTypeVolume)}
+	marks := tags
+	if by == RescueReplaceRoot {
+		marks = tags.with(tagMap{tagStep: stepReplaceRoot})
+		for k := range in.BlockDeviceMappings { // the new root inherits it
+			if in.BlockDeviceMappings[k].Ebs != nil {
+				in.BlockDeviceMappings[k].Ebs.DeleteOnTermination = aws.Bool(false)
+			}
+		}
+	}
+	in.TagSpecifications = []types.TagSpecification{marks.spec(types.ResourceTypeInstance), tags.spec(types.ResourceTypeVolume)}
 	return m.step("launch stand-in", w.name, func() error {
 		i, err := m.launchAt(ctx, stepRescue, w.name, w.ids(), in, f)
 		if err != nil {
