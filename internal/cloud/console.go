@@ -38,10 +38,10 @@ type consoleClient struct {
 	out  chan []byte // closed when the client is cut off
 }
 
-// errNoMachine says that an instance has no serial port to connect to now.
-type errNoMachine struct{ id, state string }
+// noMachineError says that an instance has no serial port to connect to now.
+type noMachineError struct{ id, state string }
 
-func (e *errNoMachine) Error() string {
+func (e *noMachineError) Error() string {
 	return fmt.Sprintf("instance %s is %s: its serial port is there only while it runs", e.id, e.state)
 }
 
@@ -57,7 +57,7 @@ func (c *Cloud) openConsole(ctx context.Context, s state.Scope, id string) error
 	}
 	h := c.running.get(id)
 	if h == nil || inst.State != state.Running {
-		return &errNoMachine{id, inst.State}
+		return &noMachineError{id, inst.State}
 	}
 	c.consoles.mu.Lock()
 	defer c.consoles.mu.Unlock()
