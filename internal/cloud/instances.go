@@ -219,21 +219,28 @@ func (c *Cloud) listInstances(ctx context.Context, ids []string, filters []types
 	}
 	s := from(ctx).Scope
 	var views []view
+	var next *string
 	err := c.db.View(func(tx *state.Tx) error {
+		see := func(insts []*state.Instance) ([]view, error) {
+			all, err := c.views(tx, s, insts)
+			if err != nil {
+				return nil, err
+			}
+			return filter(all, filters, known)
+		}
+		if len(ids) == 0 {
+			var err error
+			views, next, err = readPage(tx, s, limit, token, see)
+			return err
+		}
 		insts, err := listNamed[state.Instance](tx, s, instanceIDs, ids)
 		if err != nil {
 			return err
 		}
-		views, err = c.views(tx, s, insts)
+		views, err = see(insts)
 		return err
 	})
-	if err != nil {
-		return nil, nil, err
-	}
-	if views, err = filter(views, filters, known); err != nil {
-		return nil, nil, err
-	}
-	return paginate(views, limit, token)
+	return views, next, err
 }
 
 var statusFilters = fields[view]{

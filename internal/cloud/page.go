@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+
+	"github.com/steadcloud/stead/internal/state"
 )
 
 const pagePrefix = "after:"
@@ -17,29 +19,98 @@ func notPaged(ids []string, limit *int32, set string) error {
 	return nil
 }
 
+// pageToken names the last record of a page.
+func pageToken(id string) *string {
+	return aws.String(base64.RawURLEncoding.EncodeToString([]byte(pagePrefix + id)))
+}
+
+// readToken gives the ID that a page begins after; empty for the first page.
+func readToken(token *string) (after string, err error) {
+	if token == nil || *token == "" {
+		return "", nil
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(*token)
+	last, ok := strings.CutPrefix(string(raw), pagePrefix)
+	if err != nil || !ok || last == "" {
+		return "", fail("InvalidNextToken", "The token '%s' is invalid", *token)
+	}
+	return last, nil
+}
+
+// pageSize gives how many records a page has; 0 for all.
+func pageSize(limit *int32) (int, error) {
+	switch {
+	case limit == nil || *limit == 0:
+		return 0, nil
+	case *limit < 1 || *limit > 10000:
+		return 0, invalid(*limit, "MaxResults", "Expecting a value from 1 to 10000.")
+	}
+	return int(*limit), nil
+}
+
 // paginate cuts one page out of recs, which are ordered by ID. The token names
 // the last record of the page before, so that records that come or go between
 // two calls never make a page skip or repeat another.
 func paginate[T record](recs []T, limit *int32, token *string) ([]T, *string, error) {
-	if token != nil && *token != "" {
-		raw, err := base64.RawURLEncoding.DecodeString(*token)
-		last, ok := strings.CutPrefix(string(raw), pagePrefix)
-		if err != nil || !ok {
-			return nil, nil, fail("InvalidNextToken", "The token '%s' is invalid", *token)
-		}
-		for len(recs) > 0 && recs[0].Common().ID <= last {
-			recs = recs[1:]
-		}
+	after, err := readToken(token)
+	if err != nil {
+		return nil, nil, err
 	}
-	if limit == nil || *limit == 0 {
-		return recs, nil, nil
+	for after != "" && len(recs) > 0 && recs[0].Common().ID <= after {
+		recs = recs[1:]
 	}
-	if *limit < 1 || *limit > 10000 {
-		return nil, nil, invalid(*limit, "MaxResults", "Expecting a value from 1 to 10000.")
+	n, err := pageSize(limit)
+	if err != nil {
+		return nil, nil, err
 	}
-	if n := int(*limit); len(recs) > n {
-		last := recs[n-1].Common().ID
-		return recs[:n], aws.String(base64.RawURLEncoding.EncodeToString([]byte(pagePrefix + last))), nil
+	if n > 0 && len(recs) > n {
+		return recs[:n], pageToken(recs[n-1].Common().ID), nil
 	}
 	return recs, nil, nil
+}
+
+// readAtOnce is how many records are read together where a filter may leave
+// few of them.
+const readAtOnce = 1024
+
+// readPage reads one page of a scope's records from where the one before ended,
+// so that a long list costs its pages and not its length for each. see turns a
+// batch of records into what is listed, leaving out what isn't asked for.
+func readPage[T any, P interface {
+	*T
+	record
+}, V record](tx *state.Tx, s state.Scope, limit *int32, token *string, see func([]*T) ([]V, error)) ([]V, *string, error) {
+	after, err := readToken(token)
+	if err != nil {
+		return nil, nil, err
+	}
+	n, err := pageSize(limit)
+	if err != nil {
+		return nil, nil, err
+	}
+	batch := 0
+	if n > 0 {
+		batch = max(n+1, readAtOnce)
+	}
+	var page []V
+	for {
+		recs, more, err := state.ListAfter[T, P](tx, s, after, batch)
+		if err != nil {
+			return nil, nil, err
+		}
+		if more {
+			after = P(recs[len(recs)-1]).Common().ID
+		}
+		seen, err := see(recs)
+		if err != nil {
+			return nil, nil, err
+		}
+		page = append(page, seen...)
+		switch {
+		case n > 0 && len(page) > n:
+			return page[:n], pageToken(page[n-1].Common().ID), nil
+		case !more:
+			return page, nil, nil
+		}
+	}
 }

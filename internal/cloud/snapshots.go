@@ -145,30 +145,34 @@ var snapshotFilters = fields[*state.Snapshot]{
 // DescribeSnapshots lists snapshots.
 func (c *Cloud) DescribeSnapshots(ctx context.Context, in *ec2.DescribeSnapshotsInput) (*ec2.DescribeSnapshotsOutput, error) {
 	s := from(ctx).Scope
+	others := len(in.OwnerIds) > 0 && !slices.Contains(in.OwnerIds, "self") && !slices.Contains(in.OwnerIds, s.Account)
+	see := func(some []*state.Snapshot) ([]*state.Snapshot, error) {
+		some = slices.DeleteFunc(some, func(x *state.Snapshot) bool { return x.Deleted || others })
+		return filter(some, in.Filters, snapshotFilters)
+	}
 	var snaps []*state.Snapshot
+	var next *string
 	err := c.db.View(func(tx *state.Tx) (err error) {
-		snaps, err = listNamed[state.Snapshot](tx, s, snapshotIDs, in.SnapshotIds)
+		if len(in.SnapshotIds) == 0 {
+			snaps, next, err = readPage(tx, s, in.MaxResults, in.NextToken, see)
+			return err
+		}
+		for _, id := range in.SnapshotIds {
+			if _, err := findSnapshot(tx, s, id); err != nil {
+				return err
+			}
+		}
+		if snaps, err = listNamed[state.Snapshot](tx, s, snapshotIDs, in.SnapshotIds); err != nil {
+			return err
+		}
+		snaps, err = see(snaps)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	snaps = slices.DeleteFunc(snaps, func(x *state.Snapshot) bool { return x.Deleted })
-	if snaps, err = selectByID(snaps, in.SnapshotIds, snapshotIDs); err != nil {
-		return nil, err
-	}
-	if len(in.OwnerIds) > 0 && !slices.Contains(in.OwnerIds, "self") && !slices.Contains(in.OwnerIds, s.Account) {
-		snaps = nil
-	}
-	if snaps, err = filter(snaps, in.Filters, snapshotFilters); err != nil {
-		return nil, err
-	}
-	page, next, err := paginate(snaps, in.MaxResults, in.NextToken)
-	if err != nil {
-		return nil, err
-	}
 	out := &ec2.DescribeSnapshotsOutput{NextToken: next}
-	for _, snap := range page {
+	for _, snap := range snaps {
 		out.Snapshots = append(out.Snapshots, apiSnapshot(snap))
 	}
 	return out, nil

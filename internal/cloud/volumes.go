@@ -253,17 +253,22 @@ func (c *Cloud) listVolumes(ctx context.Context, ids []string, filters []types.F
 		return nil, nil, err
 	}
 	var vols []*state.Volume
+	var next *string
 	err := c.db.View(func(tx *state.Tx) (err error) {
+		if len(ids) == 0 {
+			vols, next, err = readPage(tx, from(ctx).Scope, limit, token, func(some []*state.Volume) ([]*state.Volume, error) {
+				return filter(some, filters, known)
+			})
+			return err
+		}
 		vols, err = listNamed[state.Volume](tx, from(ctx).Scope, volumeIDs, ids)
 		return err
 	})
-	if err != nil {
-		return nil, nil, err
+	if err != nil || len(ids) == 0 {
+		return vols, next, err
 	}
-	if vols, err = filter(vols, filters, known); err != nil {
-		return nil, nil, err
-	}
-	return paginate(vols, limit, token)
+	vols, err = filter(vols, filters, known)
+	return vols, nil, err
 }
 
 func apiVolume(v *state.Volume) types.Volume {

@@ -210,6 +210,29 @@ func eachScope(tx *Tx, f func(Scope) error) error {
 	return nil
 }
 
+// ListAfter reads records of the type in the scope, ordered by ID, that come
+// after an ID; limit of them, or all when it is 0. more says that there are
+// others.
+func ListAfter[T any, P ptr[T]](tx *Tx, s Scope, after string, limit int) (recs []*T, more bool, err error) {
+	kind := P(new(T)).Kind()
+	prefix, begin := key(s, kind, ""), key(s, kind, after)
+	c := tx.records.Cursor()
+	for k, v := c.Seek(begin); k != nil && bytes.HasPrefix(k, prefix); k, v = c.Next() {
+		if after != "" && bytes.Equal(k, begin) {
+			continue
+		}
+		if limit > 0 && len(recs) == limit {
+			return recs, true, nil
+		}
+		rec := new(T)
+		if err := decode(v, P(rec)); err != nil {
+			return nil, false, fmt.Errorf("read %s: %w", k, err)
+		}
+		recs = append(recs, rec)
+	}
+	return recs, false, nil
+}
+
 func scan[T any, P ptr[T]](tx *Tx, prefix []byte) ([]*T, error) {
 	var out []*T
 	c := tx.records.Cursor()
@@ -252,18 +275,8 @@ func encode(version int, data []byte) []byte {
 	return append(append(strconv.AppendInt(nil, int64(version), 10), ' '), data...)
 }
 
+// decode reads a record of any version that is known.
 func decode(raw []byte, rec Record) error {
-	// Nearly every record has this very shape, and its document is then read
-	// once instead of three times: listings spend their time here.
-	current := `{"v":` + strconv.Itoa(rec.Version()) + `,"d":`
-	if data, ok := bytes.CutPrefix(raw, []byte(current)); ok && len(data) > 0 && data[len(data)-1] == '}' {
-		return json.Unmarshal(data[:len(data)-1], rec)
-	}
-	return decodeAny(raw, rec)
-}
-
-// decodeAny reads a record of any version that is known.
-func decodeAny(raw []byte, rec Record) error {
 	head, data, ok := bytes.Cut(raw, []byte{' '})
 	version, err := strconv.Atoi(string(head))
 	if !ok || err != nil || version < 1 {
