@@ -267,6 +267,9 @@ func (c *copier) fetchAll(ctx context.Context, sources []place, dest string) ([]
 }
 
 func (c *copier) fetchFrom(ctx context.Context, p place, target string) (tarcopy.Stats, error) {
+	if p.set != "" {
+		return c.fetchTape(ctx, p, target)
+	}
 	v, err := c.session.servers.Get(ctx, p.server)
 	if err != nil {
 		return tarcopy.Stats{}, err

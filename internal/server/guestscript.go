@@ -21,6 +21,8 @@ var (
 	unmountScript string
 	//go:embed guest/open.sh
 	openScript string
+	//go:embed guest/tape.sh
+	tapeScript string
 	//go:embed guest/close.sh
 	closeScript string
 	//go:embed guest/fstab.sh

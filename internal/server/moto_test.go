@@ -308,7 +308,9 @@ func (b *bench) inventory() inventory {
 	volumes, err := b.client.DescribeVolumes(ctx, &ec2.DescribeVolumesInput{})
 	b.check(err)
 	for _, v := range volumes.Volumes {
-		inv.volumes[*v.VolumeId] = v
+		if v.State != types.VolumeStateDeleting {
+			inv.volumes[*v.VolumeId] = v
+		}
 	}
 	snaps, err := b.client.DescribeSnapshots(ctx, &ec2.DescribeSnapshotsInput{OwnerIds: []string{"self"}, Filters: []types.Filter{{Name: aws.String("tag-key"), Values: []string{"stead:set"}}}})
 	b.check(err)

@@ -6,8 +6,8 @@
 say() { printf '%s\t%s\n' "$1" "$2"; }
 
 is_mounted() {
-	while read -r _ point _; do
-		[ "$point" != "$1" ] || return 0
+	while read -r _ at _; do
+		[ "$at" != "$1" ] || return 0
 	done </proc/mounts
 	return 1
 }

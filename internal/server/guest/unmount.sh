@@ -30,8 +30,8 @@ for part in "$disk" $(parts_of "$disk"); do
 		umount "$dir" 2>/dev/null || fail "$dir is in use by $(users_of "$dir" | tr '\n' ' ')"
 	done || exit
 	uuid=$(uuid_of "$part")
-	if [ -n "$uuid" ] && grep -q "^UUID=$uuid[[:space:]]" /etc/fstab; then
-		grep -v "^UUID=$uuid[[:space:]]" /etc/fstab >/etc/fstab.stead
+	if [ -n "$uuid" ] && grep -q "^UUID=${uuid}[[:space:]]" /etc/fstab; then
+		grep -v "^UUID=${uuid}[[:space:]]" /etc/fstab >/etc/fstab.stead
 		sync
 		mv /etc/fstab.stead /etc/fstab
 		! have systemctl || systemctl daemon-reload 2>/dev/null || true
