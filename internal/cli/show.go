@@ -18,7 +18,12 @@ import (
 func newShow(a *App) *cobra.Command {
 	return a.command(&cobra.Command{
 		Use:   "show NAME",
-		Short: "Show a server and its disks",
+		Short: "Show a server, its disks and where they come from",
+		Long: `Shows a server: its machine, its address, what it costs, its disks, and the
+lineage of those as a tree: the image, its snapshot, the disk that was made of
+it, the snapshots that were taken of that, and what came of them. A disk that
+the server has now is marked with *. One of which only snapshots are left is
+shown too.`,
 		Example: `  stead show web
   stead show web -o json | jq -r .public_ip`,
 		Args:              exactly("NAME"),
@@ -27,7 +32,24 @@ func newShow(a *App) *cobra.Command {
 }
 
 func (a *App) show(ctx context.Context, name string) error {
-	return a.withServer(ctx, func(s *session) (*server.Server, error) { return s.servers.Get(ctx, name) })
+	s, err := a.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	d, err := s.servers.Show(ctx, name)
+	s.close()
+	if err != nil {
+		return err
+	}
+	return a.print(d, func(w io.Writer) {
+		a.writeFacts(w, d.Server, fact{"schedules", strings.Join(d.Policies, ", ")})
+		if len(d.Lineage) > 0 {
+			fmt.Fprintln(w, "  lineage")
+			a.writeLineage(w, d.Lineage)
+		}
+		writeWarnings(w, d.Server)
+	})
 }
 
 // withServer connects, calls fn, and prints the server that it returns.
@@ -47,9 +69,14 @@ func (a *App) withServer(ctx context.Context, fn func(*session) (*server.Server,
 
 // writeServer draws a server: its facts, then its disks as a tree.
 func (a *App) writeServer(w io.Writer, v *server.Server) {
+	a.writeFacts(w, v)
+	writeWarnings(w, v)
+}
+
+func (a *App) writeFacts(w io.Writer, v *server.Server, more ...fact) {
 	fmt.Fprintf(w, "%s  %s\n", v.Name, v.State)
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	for _, fact := range a.facts(v) {
+	for _, fact := range append(a.facts(v), more...) {
 		if fact.value != "" {
 			fmt.Fprintf(tw, "  %s\t%s\n", fact.name, fact.value)
 		}
@@ -59,6 +86,9 @@ func (a *App) writeServer(w io.Writer, v *server.Server) {
 		fmt.Fprintln(w, "  disks")
 		writeDisks(w, disks(v))
 	}
+}
+
+func writeWarnings(w io.Writer, v *server.Server) {
 	for _, warning := range v.Warnings {
 		fmt.Fprintf(w, "  warning: %s\n", warning)
 	}
@@ -87,6 +117,7 @@ func (a *App) facts(v *server.Server) []fact {
 		{"open", openPorts(v)},
 		{"ssh", sshHint(v)},
 		{"kept", kept(v)},
+		{"snapshot", newestSnapshot(a.snapshotAge(v))},
 		{"a month", paid(v)},
 	}
 }
@@ -96,6 +127,13 @@ func kept(v *server.Server) string {
 		return ""
 	}
 	return "no: terminating the instance by other tools would delete a disk"
+}
+
+func newestSnapshot(age string) string {
+	if age == "" {
+		return ""
+	}
+	return "newest set " + age + " old"
 }
 
 // paid is what the server costs a month as it is now.
