@@ -46,14 +46,18 @@ func recordedSSM(c *ssm.Client) *ssm.Client {
 
 func noteCalls(stack *middleware.Stack) error {
 	return stack.Initialize.Add(middleware.InitializeMiddlewareFunc("note", func(ctx context.Context, in middleware.InitializeInput, next middleware.InitializeHandler) (middleware.InitializeOutput, middleware.Metadata, error) {
-		sent.Lock()
-		if sent.actions == nil {
-			sent.actions = map[string]bool{}
-		}
-		sent.actions[strings.ToLower(awsmiddleware.GetServiceID(ctx))+":"+middleware.GetOperationName(ctx)] = true
-		sent.Unlock()
+		noteCall(awsmiddleware.GetServiceID(ctx), middleware.GetOperationName(ctx))
 		return next.HandleInitialize(ctx, in)
 	}), middleware.After)
+}
+
+func noteCall(service, operation string) {
+	sent.Lock()
+	defer sent.Unlock()
+	if sent.actions == nil {
+		sent.actions = map[string]bool{}
+	}
+	sent.actions[strings.ToLower(service)+":"+operation] = true
 }
 
 // checkCalls holds the list of actions true: each that was sent is on it, and,

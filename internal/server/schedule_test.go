@@ -14,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dlm"
 	dlmtypes "github.com/aws/aws-sdk-go-v2/service/dlm/types"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
+	"github.com/aws/smithy-go/middleware"
 
 	"github.com/steadcloud/stead/internal/server"
 )
@@ -34,6 +35,7 @@ func newShelf() *shelf { return &shelf{policies: map[string]*dlmtypes.LifecycleP
 
 // changed counts a call and tells how it ends.
 func (s *shelf) changed(call string) error {
+	noteCall("dlm", call)
 	s.seen++
 	s.calls = append(s.calls, call)
 	if s.lose {
@@ -64,10 +66,11 @@ func (s *shelf) CreateLifecyclePolicy(_ context.Context, in *dlm.CreateLifecycle
 		PolicyId: &id, PolicyArn: aws.String("arn:aws:dlm:r:0:policy/" + id), State: dlmtypes.GettablePolicyStateValues(in.State),
 		ExecutionRoleArn: in.ExecutionRoleArn, PolicyDetails: in.PolicyDetails, Tags: in.Tags,
 	}
-	return &dlm.CreateLifecyclePolicyOutput{PolicyId: &id}, s.changed("Create")
+	return &dlm.CreateLifecyclePolicyOutput{PolicyId: &id}, s.changed("CreateLifecyclePolicy")
 }
 
 func (s *shelf) GetLifecyclePolicies(_ context.Context, in *dlm.GetLifecyclePoliciesInput, _ ...func(*dlm.Options)) (*dlm.GetLifecyclePoliciesOutput, error) {
+	noteCall("dlm", "GetLifecyclePolicies")
 	out := &dlm.GetLifecyclePoliciesOutput{}
 	for _, p := range s.policies {
 		t := p.PolicyDetails.TargetTags[0]
@@ -79,6 +82,7 @@ func (s *shelf) GetLifecyclePolicies(_ context.Context, in *dlm.GetLifecyclePoli
 }
 
 func (s *shelf) GetLifecyclePolicy(_ context.Context, in *dlm.GetLifecyclePolicyInput, _ ...func(*dlm.Options)) (*dlm.GetLifecyclePolicyOutput, error) {
+	noteCall("dlm", "GetLifecyclePolicy")
 	p, err := s.find(in.PolicyId)
 	return &dlm.GetLifecyclePolicyOutput{Policy: p}, err
 }
@@ -89,7 +93,7 @@ func (s *shelf) UpdateLifecyclePolicy(_ context.Context, in *dlm.UpdateLifecycle
 		return nil, err
 	}
 	p.PolicyDetails, p.State = in.PolicyDetails, dlmtypes.GettablePolicyStateValues(in.State)
-	return &dlm.UpdateLifecyclePolicyOutput{}, s.changed("Update")
+	return &dlm.UpdateLifecyclePolicyOutput{}, s.changed("UpdateLifecyclePolicy")
 }
 
 func (s *shelf) DeleteLifecyclePolicy(_ context.Context, in *dlm.DeleteLifecyclePolicyInput, _ ...func(*dlm.Options)) (*dlm.DeleteLifecyclePolicyOutput, error) {
@@ -97,7 +101,7 @@ func (s *shelf) DeleteLifecyclePolicy(_ context.Context, in *dlm.DeleteLifecycle
 		return nil, err
 	}
 	delete(s.policies, *in.PolicyId)
-	return &dlm.DeleteLifecyclePolicyOutput{}, s.changed("Delete")
+	return &dlm.DeleteLifecyclePolicyOutput{}, s.changed("DeleteLifecyclePolicy")
 }
 
 func (s *shelf) TagResource(_ context.Context, in *dlm.TagResourceInput, _ ...func(*dlm.Options)) (*dlm.TagResourceOutput, error) {
@@ -107,16 +111,16 @@ func (s *shelf) TagResource(_ context.Context, in *dlm.TagResourceInput, _ ...fu
 		return nil, err
 	}
 	p.Tags = in.Tags
-	return &dlm.TagResourceOutput{}, s.changed("Tag")
+	return &dlm.TagResourceOutput{}, s.changed("TagResource")
 }
 
 func (b *bench) sts() *sts.Client {
-	return sts.New(sts.Options{Region: b.region, BaseEndpoint: &b.url, HTTPClient: b.http(nil), Credentials: credentials()})
+	return sts.New(sts.Options{Region: b.region, BaseEndpoint: &b.url, HTTPClient: b.http(nil), Credentials: credentials(), APIOptions: []func(*middleware.Stack) error{noteCalls}})
 }
 
 // dlm is a client of the endpoint, whether or not it has such.
 func (b *bench) dlm() *dlm.Client {
-	return dlm.New(dlm.Options{Region: b.region, BaseEndpoint: &b.url, HTTPClient: b.http(nil), Credentials: credentials()})
+	return dlm.New(dlm.Options{Region: b.region, BaseEndpoint: &b.url, HTTPClient: b.http(nil), Credentials: credentials(), APIOptions: []func(*middleware.Stack) error{noteCalls}})
 }
 
 // scheduling is a Manager with schedules: the endpoint's own, or a shelf's.
