@@ -307,21 +307,6 @@ func (c *Cloud) snapshotFile(ctx context.Context, id, path string) (snapshot.Inf
 	return info, err
 }
 
-// wholeFile is a snapshot.Source that takes all of a file for data.
-type wholeFile struct {
-	io.ReaderAt
-	size int64
-}
-
-func (w wholeFile) Size() int64 { return w.size }
-
-func (w wholeFile) NextData(off int64) (start, end int64, err error) {
-	if off >= w.size {
-		return 0, 0, io.EOF
-	}
-	return off, w.size, nil
-}
-
 // sparseFile is a snapshot.Source that skips a file's holes. Reads may be
 // concurrent, the search for data not.
 type sparseFile struct {

@@ -194,7 +194,7 @@ func (i shadowInstant) Source(volumeID string) (snapshot.Source, func() error, e
 	if err != nil {
 		return nil, nil, errors.Join(err, f.Close())
 	}
-	return wholeFile{f, st.Size()}, f.Close, nil
+	return sparseFile{f, st.Size()}, f.Close, nil
 }
 
 func (shadowInstant) Close(context.Context) error { return nil }
