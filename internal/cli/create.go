@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -27,7 +29,8 @@ type createOptions struct {
 	key, user, userDataFile         string
 	open, from                      string
 	raid, mount, fs, profile        string
-	noAddress, spot                 bool
+	noAddress, spot, yes            bool
+	count                           int
 	wait                            waitFlag
 }
 
@@ -40,6 +43,17 @@ func newCreate(a *App) *cobra.Command {
 protected against that, with a fixed address where the cloud has them, and a
 firewall that lets in ssh and the ports that --open names.
 
+Data disks are formatted once, if they are blank, and mounted by UUID with
+nofail: at /data, /data2 and so on in the order of their devices, or where
+--mount says; with --raid they are one. A rescue mounts them again and never
+formats.
+
+--key takes the file of your public key, or the name of a key pair that the
+cloud has. --count N makes NAME-1 to NAME-N with the same options.
+
+On AWS the price is shown before anything is made. At a terminal, more than
+$100 a month is asked about; --yes doesn't ask.
+
 Without --key it gets stead's own ssh key (made at first use), so that
 "stead ssh NAME" just works. With --key PATH it gets that public key, and
 "stead ssh" uses the private one next to it.
@@ -47,6 +61,8 @@ Without --key it gets stead's own ssh key (made at first use), so that
 Interrupted, the same command goes on from where it was.`,
 		Example: `  stead create web
   stead create db --image debian --type t3.small --disk 20 --data 100G --data 1T
+  stead create db --data 100G:sdf:gp3 --data 100G:sdg:gp3 --raid 1 --mount /srv --fs xfs
+  stead create worker --count 5 --spot
   stead create shop --open 80,443 --user-data setup.sh --key ~/.ssh/id_ed25519.pub`,
 		Args:        exactly("NAME"),
 		Annotations: map[string]string{resumable: "yes"},
@@ -60,7 +76,7 @@ Interrupted, the same command goes on from where it was.`,
 	f.StringVar(&o.raid, "raid", "", "join the data disks to one: RAID `LEVEL` 0, 1 or 10")
 	f.StringVar(&o.mount, "mount", "", "`PATH` to mount the data disks at, or none to leave them blank (default /data)")
 	f.StringVar(&o.fs, "fs", "", "file `SYSTEM` of the data disks: ext4 or xfs (default ext4)")
-	f.StringVar(&o.key, "key", "", "`PATH` of the public key to log in with (default stead's own)")
+	f.StringVar(&o.key, "key", "", "`KEY` to log in with: the file of a public key, or the name of a key pair (default stead's own)")
 	f.StringVar(&o.user, "user", "", "`NAME` to log in as (default the image's)")
 	f.StringVar(&o.open, "open", "", "`PORTS` to open besides ssh: 80,443,8000-8010,53/udp")
 	f.StringVar(&o.from, "from", "", "`CIDR`s that may reach the open ports (default anywhere)")
@@ -68,6 +84,8 @@ Interrupted, the same command goes on from where it was.`,
 	f.StringVar(&o.profile, "instance-profile", "", "instance `PROFILE`, by name or ARN: what the programs on the server may do at AWS")
 	f.BoolVar(&o.spot, "spot", false, "a spot instance, by a persistent request; it is stopped when it is interrupted")
 	f.BoolVar(&o.noAddress, "no-address", false, "no fixed address: a new one at each start")
+	f.IntVar(&o.count, "count", 0, "make `N` servers, NAME-1 to NAME-N")
+	addYesFlag(f, &o.yes)
 	addWaitFlag(cmd, &o.wait)
 	_ = cmd.RegisterFlagCompletionFunc("raid", cobra.FixedCompletions([]string{"0", "1", "10"}, cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.RegisterFlagCompletionFunc("fs", cobra.FixedCompletions([]string{"ext4", "xfs"}, cobra.ShellCompDirectiveNoFileComp))
@@ -99,6 +117,12 @@ func (a *App) create(ctx context.Context, o createOptions) error {
 	if err := s.ensureTiny(ctx, opts.Image); err != nil {
 		return err
 	}
+	if err := a.showPrice(ctx, s, opts, o); err != nil {
+		return err
+	}
+	if o.count != 0 {
+		return a.createMany(ctx, s, opts, o.count)
+	}
 	made, err := s.servers.Create(ctx, opts)
 	s.close()
 	if err != nil {
@@ -107,7 +131,10 @@ func (a *App) create(ctx context.Context, o createOptions) error {
 	if err := a.forgetHostKeys(s.context, made); err != nil {
 		return err
 	}
-	return a.print(made, func(w io.Writer) { a.writeServer(w, made) })
+	return a.print(made, func(w io.Writer) {
+		a.writeServer(w, made)
+		a.writeCreated(w, s, made)
+	})
 }
 
 // createOptions reads everything that can be wrong before anything is made.
@@ -138,12 +165,26 @@ func (a *App) createOptions(o createOptions) (server.CreateOptions, error) {
 	if opts.UserData, err = a.readUserData(o.userDataFile); err != nil {
 		return opts, err
 	}
+	if isPairName(o.key) {
+		opts.KeyName = o.key
+		return opts, nil
+	}
 	key, err := a.createKey(o.key)
 	if err != nil {
 		return opts, err
 	}
 	opts.Key = key.AuthorizedLine()
 	return opts, nil
+}
+
+// isPairName tells the name of a key pair from a file: no file is there, and it
+// doesn't look like the path of one.
+func isPairName(key string) bool {
+	if key == "" || strings.ContainsAny(key, "/~") || strings.HasSuffix(key, ".pub") {
+		return false
+	}
+	_, err := os.Stat(key)
+	return errors.Is(err, fs.ErrNotExist)
 }
 
 func (a *App) createKey(path string) (sshclient.Key, error) {

@@ -390,3 +390,13 @@ func (r *rig) names(folder string) []string {
 	}
 	return names
 }
+
+// file writes a file of the user's and gives its path.
+func (r *rig) file(name, text string) string {
+	r.t.Helper()
+	path := filepath.Join(r.root, name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		r.t.Fatal(err)
+	}
+	return path
+}

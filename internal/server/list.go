@@ -130,7 +130,7 @@ func (m *Manager) view(w *world) *Server {
 		Arch: f.Arch, BootMode: f.BootMode, Kernel: f.Kernel, Ramdisk: f.Ramdisk,
 		KeyName: f.KeyName, ElasticIP: f.ElasticIP, Protected: true,
 		Open: splitList(f.Open), From: splitList(f.From), Data: []Disk{},
-		Rules: strings.Fields(f.Rules), Locked: f.Protected == "yes", Market: f.Market,
+		Rules: strings.Fields(f.Rules), Locked: f.Protected == "yes",
 	}
 	for _, a := range w.addresses {
 		s.ElasticIP = cmp.Or(s.ElasticIP, aws.ToString(a.AllocationId))

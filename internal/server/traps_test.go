@@ -204,8 +204,8 @@ func TestTrap10SpotIsCancelledFirst(t *testing.T) {
 		spot.SpotOptions.InstanceInterruptionBehavior != types.InstanceInterruptionBehaviorStop || in.DisableApiTermination != nil {
 		t.Errorf("launched with %+v, DisableApiTermination %v", spot, in.DisableApiTermination)
 	}
-	if s.Market != "spot" || slices.Contains(api.calls, "DisableApiTermination") {
-		t.Errorf("market %q, calls %v", s.Market, api.calls)
+	if !s.Spot || slices.Contains(api.calls, "DisableApiTermination") {
+		t.Errorf("spot %v, calls %v", s.Spot, api.calls)
 	}
 	api.calls = nil
 	b.doom("web")

@@ -48,8 +48,6 @@ type Server struct {
 	// Locked tells that the user protected it: it can't be stopped or
 	// terminated.
 	Locked bool `json:"locked,omitempty"`
-	// Market is spot for a spot instance, "" for one on demand.
-	Market string `json:"market,omitempty"`
 	// Rules are open ports to other networks than From, each PORT@CIDR.
 	Rules []string `json:"rules,omitempty"`
 	// Spot tells that it runs at the market's price, and may be stopped for it.

@@ -268,13 +268,22 @@ place() {
 	say "$2 is $FS on ${1#"$top"}"
 }
 
+# alone: waits until nobody else does this. The lock tells whose it is, and is
+# nobody's after a crash.
+alone() {
+	lock=$top/run/stead-disks
+	until ln -s $$ "$lock" 2>/dev/null; do
+		owner=$(readlink "$lock")
+		[ -z "$owner" ] || [ -d "/proc/$owner" ] || rm -f "$lock"
+		sleep 1
+	done
+	trap 'rm -f "$lock"' EXIT
+}
+
 main() {
 	stale=
 	mkdir -p "$state" "$top/run"
-	if command -v flock >/dev/null; then
-		exec 9>"$top/run/stead-disks.lock"
-		flock 9
-	fi
+	alone
 	keep_identity
 	[ -n "$DISKS" ] || return 0
 	[ "$FS" != xfs ] || need mkfs.xfs xfsprogs
