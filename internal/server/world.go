@@ -358,6 +358,11 @@ func (m *Manager) findVolumes(ctx context.Context, filters ...types.Filter) ([]t
 		}
 		all = append(all, page.Volumes...)
 	}
+	// By device, as no endpoint promises an order: then each run takes the
+	// same steps in the same order.
+	slices.SortStableFunc(all, func(a, b types.Volume) int {
+		return cmp.Or(cmp.Compare(deviceOf(&a), deviceOf(&b)), cmp.Compare(aws.ToString(a.VolumeId), aws.ToString(b.VolumeId)))
+	})
 	return all, nil
 }
 
@@ -372,6 +377,9 @@ func (m *Manager) findSnapshots(ctx context.Context, filters ...types.Filter) ([
 		}
 		all = append(all, page.Snapshots...)
 	}
+	slices.SortStableFunc(all, func(a, b types.Snapshot) int {
+		return cmp.Or(cmp.Compare(tagOf(a.Tags, tagDevice), tagOf(b.Tags, tagDevice)), cmp.Compare(aws.ToString(a.SnapshotId), aws.ToString(b.SnapshotId)))
+	})
 	return all, nil
 }
 
