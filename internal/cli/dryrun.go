@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dlm"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	"github.com/spf13/cobra"
@@ -172,7 +173,9 @@ func (a *App) foreseen(cfg aws.Config) *dryrun.Cloud {
 			a.views = map[string]*planView{}
 		}
 		real := ec2.NewFromConfig(cfg, func(o *ec2.Options) { o.BaseEndpoint = cfg.BaseEndpoint })
-		a.views[key] = &planView{plan: a.plan, cloud: a.plan.Over(real, cfg.Region)}
+		view := &planView{plan: a.plan, cloud: a.plan.Over(real, cfg.Region)}
+		view.cloud.Policies(dlm.NewFromConfig(cfg, func(o *dlm.Options) { o.BaseEndpoint = cfg.BaseEndpoint }))
+		a.views[key] = view
 	}
 	return a.views[key].cloud
 }

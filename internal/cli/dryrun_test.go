@@ -302,6 +302,13 @@ func TestPlanIsExact(t *testing.T) {
 	}
 	same("--context", "local", "volume", "detach", volume) // nothing to unmount there
 	same("volume", "attach", volume, "web", "--device", "/dev/sdk")
+	same("schedule", "web", "--every", "24h", "--keep", "7")
+	same("schedule", "web", "--keep", "9")
+	same("protect", "web")
+	same("unprotect", "web")
+	same("open", "web", "80,443")
+	same("close", "web", "443")
+	same("schedule", "web", "--off")
 	same("terminate", "web", "--yes")
 	same("rescue", "web", "--by", "swap", "--wait", "running")
 	same("terminate", "web", "--yes")

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	dlm "github.com/aws/aws-sdk-go-v2/service/dlm/types"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 )
@@ -47,6 +48,10 @@ type Cloud struct {
 	attributes    map[string]*attributes // instance ID → what was set
 	tokens        map[string][]string    // ClientToken → IDs of what it made
 	nets          int                    // addresses given
+
+	realPolicies PolicyReader
+	policies     *shelf[dlm.LifecyclePolicy]
+	policyTags   map[string]map[string]string // ARN → what was set on a policy not seen yet
 }
 
 func newCloud(p *Plan, real Reader, region string) *Cloud {
@@ -57,6 +62,7 @@ func newCloud(p *Plan, real Reader, region string) *Cloud {
 		keys: newShelf[types.KeyPairInfo](), tasks: newShelf[types.ReplaceRootVolumeTask](),
 		modifications: newShelf[types.VolumeModification](), spots: newShelf[types.SpotInstanceRequest](),
 		attributes: map[string]*attributes{}, tokens: map[string][]string{},
+		policies: newShelf[dlm.LifecyclePolicy](), policyTags: map[string]map[string]string{},
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dlm"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 )
@@ -39,6 +40,10 @@ func (c *Cloud) read(ctx context.Context, in any, ask asker) (any, error) {
 		return c.describeTasks(ctx, in, ask)
 	case *ec2.DescribeSpotInstanceRequestsInput:
 		return c.describeSpots(ctx, in, ask)
+	case *dlm.GetLifecyclePoliciesInput:
+		return c.getPolicies(ctx, in, ask)
+	case *dlm.GetLifecyclePolicyInput:
+		return c.getPolicy(ctx, in, ask)
 	case *ec2.GetConsoleOutputInput:
 		if Placeholder(aws.ToString(in.InstanceId)) {
 			return &ec2.GetConsoleOutputOutput{InstanceId: in.InstanceId}, nil
