@@ -3,6 +3,7 @@ package server
 import (
 	"cmp"
 	"context"
+	"encoding/base64"
 	"fmt"
 	"maps"
 	"slices"
@@ -40,7 +41,7 @@ func (m *Manager) rescueBySnapshot(ctx context.Context, w *world, p *RescuePlan,
 	}
 	f.Image = cmp.Or(f.Image, aws.ToString(image.ImageId))
 	if w.instance == nil {
-		if w.instance, err = m.launchSet(ctx, w, set, image, machineFacts(f, o)); err != nil {
+		if w.instance, err = m.launchSet(ctx, w, set, image, machineFacts(f, o), stepRescue, nil); err != nil {
 			return nil, err
 		}
 	}
@@ -142,7 +143,7 @@ func (m *Manager) setFacts(ctx context.Context, set *SnapshotSet) (facts, error)
 
 // launchSet launches the image of a set. All mappings are repeated: endpoints
 // differ in what a launch inherits.
-func (m *Manager) launchSet(ctx context.Context, w *world, set *SnapshotSet, image *types.Image, f facts) (*types.Instance, error) {
+func (m *Manager) launchSet(ctx context.Context, w *world, set *SnapshotSet, image *types.Image, f facts, step string, userData []byte) (*types.Instance, error) {
 	group, err := m.rescueAccess(ctx, w.name, &f)
 	if err != nil {
 		return nil, err
@@ -159,12 +160,18 @@ func (m *Manager) launchSet(ctx context.Context, w *world, set *SnapshotSet, ima
 	}
 	tags := serverTags(w.name)
 	in.TagSpecifications = []types.TagSpecification{
-		tags.with(tagMap{tagStep: stepRescue, tagSet: set.ID}).spec(types.ResourceTypeInstance),
+		tags.with(tagMap{tagStep: step, tagSet: set.ID}).spec(types.ResourceTypeInstance),
 		tags.with(f.tags()).spec(types.ResourceTypeVolume),
+	}
+	if f.Market == marketSpot {
+		onSpot(in, w.name)
+	}
+	if len(userData) > 0 {
+		in.UserData = aws.String(base64.StdEncoding.EncodeToString(userData))
 	}
 	var i *types.Instance
 	err = m.step("launch instance", w.name, func() error {
-		i, err = m.launchAt(ctx, stepRescue, w.name, append(w.lifeIDs(), set.ID, run.Image), in, f)
+		i, err = m.launchAt(ctx, step, w.name, append(w.lifeIDs(), set.ID, run.Image), in, f)
 		return err
 	})
 	return i, err

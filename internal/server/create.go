@@ -162,15 +162,7 @@ func (m *Manager) launchInput(ctx context.Context, o CreateOptions, image *types
 		serverTags(o.Name).with(f.tags()).spec(types.ResourceTypeVolume),
 	}
 	if o.Spot {
-		in.DisableApiTermination = nil // EC2 refuses it for spot instances
-		in.InstanceMarketOptions = &types.InstanceMarketOptionsRequest{
-			MarketType: types.MarketTypeSpot,
-			SpotOptions: &types.SpotMarketOptions{
-				SpotInstanceType:             types.SpotInstanceTypePersistent,
-				InstanceInterruptionBehavior: types.InstanceInterruptionBehaviorStop,
-			},
-		}
-		in.TagSpecifications = append(in.TagSpecifications, serverTags(o.Name).spec(types.ResourceTypeSpotInstancesRequest))
+		onSpot(in, o.Name)
 	}
 	if len(userData) > 0 {
 		in.UserData = aws.String(base64.StdEncoding.EncodeToString(userData))

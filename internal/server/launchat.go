@@ -39,6 +39,20 @@ func (m *Manager) launchAt(ctx context.Context, verb, name string, ids []string,
 	return i, m.roomFor(ctx, name, in, err)
 }
 
+// onSpot asks for a spot instance by a persistent request that stops it when
+// it is interrupted.
+func onSpot(in *ec2.RunInstancesInput, name string) {
+	in.DisableApiTermination = nil // EC2 refuses it for spot instances
+	in.InstanceMarketOptions = &types.InstanceMarketOptionsRequest{
+		MarketType: types.MarketTypeSpot,
+		SpotOptions: &types.SpotMarketOptions{
+			SpotInstanceType:             types.SpotInstanceTypePersistent,
+			InstanceInterruptionBehavior: types.InstanceInterruptionBehaviorStop,
+		},
+	}
+	in.TagSpecifications = append(in.TagSpecifications, serverTags(name).spec(types.ResourceTypeSpotInstancesRequest))
+}
+
 // addressGone tells a launch that fails for the address or the subnet that it
 // asks for, and would do without.
 func addressGone(err error) bool {

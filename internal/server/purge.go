@@ -51,7 +51,8 @@ func (m *Manager) PlanPurge(ctx context.Context, name string, o PurgeOptions) (*
 // any disk goes, all have a last snapshot set that is complete. Its order lets
 // it be repeated: the root goes last, and says until then what is left to do.
 //
-//	stop → last set, completed and checked → terminate → address, group → data disks, superseded disks → root
+//	stop → last set, completed and checked → terminate → address, group,
+//	schedules → data disks, superseded disks → root
 func (m *Manager) Purge(ctx context.Context, name string, o PurgeOptions) (*PurgeResult, error) {
 	r, err := m.purge(ctx, name, o)
 	return r, wrap("purge", "server "+name, err)
@@ -282,6 +283,9 @@ func (m *Manager) dropAround(ctx context.Context, w *world) error {
 		}); err != nil {
 			return err
 		}
+	}
+	if err := m.DropSchedules(ctx, w.name); err != nil {
+		return err
 	}
 	return m.dropGroup(ctx, w.name)
 }
