@@ -144,7 +144,7 @@ func addCommands(a *App, root *cobra.Command) {
 	add(groupDisks, newPrune(a), newSchedule(a))
 	add(groupClouds, newContext(a), newCloud(a), newEC2(a), newDoctor(a))
 	add(groupClouds, newCost(a), newOrphans(a))
-	add(groupServers, newAdopt(a))
+	add(groupServers, newAdopt(a), newRename(a))
 	root.AddCommand(newVersion(a), newMan(a), newHelpExitCodes(), newHelpEnvironment())
 }
 

@@ -41,7 +41,7 @@ func (m *Manager) launch(ctx context.Context, verb, name string, ids []string, i
 		in.ClientToken = aws.String(clientToken(verb, name, ids))
 		out, err := m.ec2.RunInstances(ctx, in)
 		if apiCode(err) == "IdempotentParameterMismatch" {
-			spent, lookErr := m.spentToken(ctx, *in.ClientToken)
+			spent, lookErr := m.spentToken(ctx, name, *in.ClientToken)
 			if lookErr != nil {
 				return nil, lookErr
 			}
@@ -65,7 +65,7 @@ func (m *Manager) launch(ctx context.Context, verb, name string, ids []string, i
 		if err != nil {
 			return nil, err
 		}
-		if now == nil || live(now) {
+		if now == nil || live(now) && !renamed(now, name) {
 			return cmp.Or(now, i), nil
 		}
 		if diedByItself(now) && m.now().Sub(aws.ToTime(now.LaunchTime)) < freshDeath {
@@ -76,10 +76,18 @@ func (m *Manager) launch(ctx context.Context, verb, name string, ids []string, i
 	return nil, &Error{Op: "launch", Resource: "instance", Reason: "each instance was dead at once"}
 }
 
-// spentToken tells whether nothing lives any more of what a token launched: a
-// server of the same name had it in an earlier life, with other options. All
+// renamed tells an instance that a server of this name was launched as, and
+// that is another's now.
+func renamed(i *types.Instance, name string) bool {
+	owner := cmp.Or(tagOf(i.Tags, tagStandIn), tagOf(i.Tags, tagServer))
+	return owner != "" && owner != name
+}
+
+// spentToken tells whether nothing lives any more under this name of what a
+// token launched: a server of the same name had it in an earlier life, with
+// other options, or has another name since. All
 // instances are looked at, for not every endpoint filters by token.
-func (m *Manager) spentToken(ctx context.Context, token string) (bool, error) {
+func (m *Manager) spentToken(ctx context.Context, name, token string) (bool, error) {
 	pages := ec2.NewDescribeInstancesPaginator(m.ec2, &ec2.DescribeInstancesInput{})
 	for pages.HasMorePages() {
 		out, err := pages.NextPage(ctx)
@@ -88,7 +96,7 @@ func (m *Manager) spentToken(ctx context.Context, token string) (bool, error) {
 		}
 		for _, r := range out.Reservations {
 			for _, i := range r.Instances {
-				if aws.ToString(i.ClientToken) == token && live(&i) {
+				if aws.ToString(i.ClientToken) == token && live(&i) && !renamed(&i, name) {
 					return false, nil
 				}
 			}

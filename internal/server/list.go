@@ -231,6 +231,10 @@ func (w *world) warnings(s *Server) []string {
 			add("%s isn't finished: run the same command again, or `stead start %s`", verb, w.name)
 		}
 	}
+	if root := w.root(); root != nil && hasTag(root.Tags, tagRenaming) {
+		was := tagOf(root.Tags, tagRenaming)
+		add("its renaming isn't finished: run `stead rename %s %s` again", was, w.name)
+	}
 	list = append(list, w.ailments...)
 	if s.Root.VolumeID == "" {
 		add("no root disk found")

@@ -255,7 +255,7 @@ func serverTags(name string) tagMap {
 func steadTags(tags []types.Tag) tagMap {
 	t := tagsOf(tags)
 	maps.DeleteFunc(t, func(key, _ string) bool {
-		return key != tagName && (!strings.HasPrefix(key, "stead:") || key == tagStep ||
+		return key != tagName && (!strings.HasPrefix(key, "stead:") || key == tagStep || key == tagRenaming ||
 			strings.HasPrefix(key, tagPortPrefix) || key == tagSupersededBy)
 	})
 	return t

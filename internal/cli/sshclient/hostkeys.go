@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/crypto/ssh"
@@ -116,6 +117,33 @@ func (k KnownHosts) Replace(alias, note string, keys []ssh.PublicKey) error {
 	}
 	for _, key := range keys {
 		fmt.Fprintf(&out, "%s %s %s\n", alias, bytes.TrimSpace(ssh.MarshalAuthorizedKey(key)), note)
+	}
+	return privatefile.Write(k.Path(), out.Bytes())
+}
+
+// Rename makes what is known of one alias known of another. It can be repeated:
+// where nothing is known of the first, the second stays as it is.
+func (k KnownHosts) Rename(from, to string) error {
+	unlock, err := privatefile.Lock(filepath.Join(k.dir, ".lock"))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	lines, err := k.lines()
+	if err != nil || !slices.ContainsFunc(lines, func(line []byte) bool { return isFor(line, from) }) {
+		return err
+	}
+	var out bytes.Buffer
+	for _, line := range lines {
+		switch {
+		case len(line) == 0 || isFor(line, to):
+			continue // of an earlier server of that name
+		case isFor(line, from):
+			out.WriteString(to)
+			line = line[len(from):]
+		}
+		out.Write(line)
+		out.WriteByte('\n')
 	}
 	return privatefile.Write(k.Path(), out.Bytes())
 }
