@@ -216,10 +216,11 @@ func (d *desk) done(args ...string) []string {
 }
 
 var (
-	someID    = regexp.MustCompile(`\b(i|vol|snap|ami|sg|eipalloc|eipassoc|replacevol|policy)-[0-9a-f]{17}\b`)
-	someToken = regexp.MustCompile(`\bstead-[0-9a-f]{40}\b|--client-token [0-9a-f-]{36}`)
-	someIP    = regexp.MustCompile(`\b(172\.31|192\.0|198\.51)(\.\d+){2}\b`)
-	someSet   = regexp.MustCompile(`\b\d{8}T\d{6}Z-[0-9a-f]{4}\b`)
+	someID     = regexp.MustCompile(`\b(i|vol|snap|ami|sg|eipalloc|eipassoc|replacevol|policy)-[0-9a-f]{17}\b`)
+	someToken  = regexp.MustCompile(`\bstead-[0-9a-f]{40}\b|--client-token [0-9a-f-]{36}`)
+	severalIDs = regexp.MustCompile(`--resources( snap-[0-9a-f]{17}){2,}`)
+	someIP     = regexp.MustCompile(`\b(172\.31|192\.0|198\.51)(\.\d+){2}\b`)
+	someSet    = regexp.MustCompile(`\b\d{8}T\d{6}Z-[0-9a-f]{4}\b`)
 )
 
 // alike names each ID by the order in which it comes, and takes out what
@@ -228,6 +229,7 @@ func alike(lines []string) []string {
 	seen := map[string]string{}
 	var list []string
 	for _, line := range lines {
+		line = severalIDs.ReplaceAllString(line, "--resources SEVERAL") // in the order of their IDs
 		line = someID.ReplaceAllStringFunc(line, func(id string) string {
 			if seen[id] == "" {
 				kind, _, _ := strings.Cut(id, "-")
