@@ -323,4 +323,16 @@ func TestPlanIsExact(t *testing.T) {
 	// Where machines are expected, what is on a disk would be grown too.
 	same("--context", "local", "resize", "web", "--type", "t3.small", "--disk", "3", "--yes", "--wait", "running")
 	same("--context", "local", "reboot", "web", "--wait", "running")
+	same("stop", "web")
+	same("restore", "web", "--set", "latest", "--yes", "--wait", "running")
+	same("--context", "local", "stop", "web")
+	same("prune", "web", "--keep", "1", "--yes")
+	// A purge would try the snapshots of a durable image in vain, which a plan
+	// leaves out: it lists what would be changed.
+	for line := range strings.Lines(d.must("image", "ls", "--format", "{{.id}} {{.name}}")) {
+		if id, name, _ := strings.Cut(strings.TrimSpace(line), " "); name == "web's" {
+			same("image", "rm", id, "--yes")
+		}
+	}
+	same("purge", "web", "--snapshots", "--no-snapshot", "--yes")
 }
