@@ -137,7 +137,7 @@ func addCommands(a *App, root *cobra.Command) {
 			root.AddCommand(cmd)
 		}
 	}
-	add(groupServers, newCreate(a), newLs(a), newShow(a), newSSH(a), newExec(a), newCp(a), newStart(a),
+	add(groupServers, newCreate(a), newLs(a), newShow(a), newSSH(a), newExec(a), newCp(a), newSerial(a), newStart(a),
 		newStop(a), newReboot(a), newResize(a), newTerminate(a), newRescue(a), newRestore(a), newClone(a), newPurge(a), newRepair(a))
 	add(groupServers, newWait(a), newProtect(a), newUnprotect(a), newOpen(a), newClose(a))
 	add(groupDisks, newVolume(a), newSnapshot(a), newSnapshots(a), newImage(a))
