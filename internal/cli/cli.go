@@ -137,8 +137,9 @@ func addCommands(a *App, root *cobra.Command) {
 			root.AddCommand(cmd)
 		}
 	}
-	add(groupServers, newCreate(a), newLs(a), newShow(a), newSSH(a), newExec(a), newCp(a), newSerial(a), newStart(a),
-		newStop(a), newReboot(a), newResize(a), newTerminate(a), newRescue(a), newRestore(a), newClone(a), newPurge(a), newRepair(a))
+	add(groupServers, newCreate(a), newLs(a), newShow(a), newSSH(a), newExec(a), newStart(a),
+		newStop(a), newReboot(a), newTerminate(a), newRescue(a), newRestore(a), newClone(a), newPurge(a))
+	add(groupServers, newCp(a), newSerial(a), newSSHConfig(a), newResize(a), newRepair(a))
 	add(groupServers, newWait(a), newProtect(a), newUnprotect(a), newOpen(a), newClose(a))
 	add(groupDisks, newVolume(a), newSnapshot(a), newSnapshots(a), newImage(a))
 	add(groupDisks, newPrune(a), newSchedule(a))
@@ -211,7 +212,13 @@ func (a *App) command(cmd *cobra.Command, run func(ctx context.Context, args []s
 		if a.flags.dryRun {
 			return a.dryRun(cmd, func() error { return run(ctx, args) })
 		}
-		return run(ctx, args)
+		if err := run(ctx, args); err != nil {
+			return err
+		}
+		if movesServers(cmd.Name()) {
+			a.refreshSSHConfig(ctx)
+		}
+		return nil
 	}
 	if cmd.ValidArgsFunction == nil {
 		cmd.ValidArgsFunction = cobra.NoFileCompletions
