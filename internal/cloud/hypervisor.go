@@ -38,6 +38,8 @@ type vm interface {
 	Continue(ctx context.Context) error
 	Attach(ctx context.Context, d machine.Disk) error
 	Detach(ctx context.Context, volumeID string, timeout time.Duration) error
+	// Seize takes a volume from a guest that does not let go of it.
+	Seize(ctx context.Context, volumeID string) error
 	Disks(ctx context.Context) ([]string, error)
 	Snapshot(ctx context.Context, name string, volumeIDs []string) (instant, error)
 	ConsoleLog() string
@@ -165,6 +167,7 @@ func (*shadow) Release() error                                      { return nil
 func (*shadow) Continue(context.Context) error                      { return nil }
 func (*shadow) Attach(context.Context, machine.Disk) error          { return nil }
 func (*shadow) Detach(context.Context, string, time.Duration) error { return nil }
+func (*shadow) Seize(context.Context, string) error                 { return nil }
 func (*shadow) Disks(context.Context) ([]string, error)             { return nil, nil }
 
 // Snapshot reads the files themselves: no guest writes to them.

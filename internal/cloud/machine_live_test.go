@@ -62,6 +62,11 @@ func TestMachineLive(t *testing.T) {
 		if got := r.sh(id, "cat /root/which 2>/dev/null || echo fresh; ls /dev/vdb"); got != "fresh\n/dev/vdb" {
 			t.Errorf("on its new root the guest has %q", got)
 		}
+		r.reopen() // a machine that was adopted has its console still
+		conn, from := serial(t, serveControl(t, r.cloud), id)
+		r.sh(id, "echo adopted > /dev/ttyS0")
+		readUntil(t, from, "adopted")
+		_ = conn.Close() // its end is part of the test
 		old := *was.BlockDeviceMappings[0].Ebs.VolumeId
 		now := r.instance(id)
 		if *now.PrivateIpAddress != *was.PrivateIpAddress || aws.ToString(now.PublicIpAddress) != aws.ToString(was.PublicIpAddress) || *now.BlockDeviceMappings[0].Ebs.VolumeId == old {

@@ -56,7 +56,12 @@ func (c *Cloud) plug(ctx context.Context, inst *state.Instance, h *machineHandle
 }
 
 func (c *Cloud) unplug(ctx context.Context, inst *state.Instance, h *machineHandle, d *state.Volume) error {
-	if err := h.vm.Detach(ctx, d.ID, detachTimeout); err != nil && !errors.Is(err, machine.ErrNotAttached) {
+	err := h.vm.Detach(ctx, d.ID, detachTimeout)
+	if errors.Is(err, machine.ErrGuestHolds) && d.Attachment.Force {
+		c.log.Warn("volume taken from a guest that does not let go of it", "instance", inst.ID, "volume", d.ID)
+		err = h.vm.Seize(ctx, d.ID)
+	}
+	if err != nil && !errors.Is(err, machine.ErrNotAttached) {
 		return fmt.Errorf("detach %s from %s: %w", d.ID, inst.ID, err)
 	}
 	c.uses.unplugged(d.ID)

@@ -307,3 +307,36 @@ func TestProbeAnswersInTime(t *testing.T) {
 	}
 	t.Logf("KVM: %v", err)
 }
+
+// A disk that the guest doesn't let go of can be taken from it, and plugged in
+// again once the guest has released what is left of it.
+func TestMachineDiskIsTakenByForce(t *testing.T) {
+	data := newDisk(t, 2, 1<<20)
+	m := start(t, newSpec(t, "idle", newDisk(t, 1, 1<<20), data))
+	if err := m.Detach(t.Context(), data.VolumeID, 100*time.Millisecond); !errors.Is(err, ErrGuestHolds) {
+		t.Fatalf("Detach from a guest that isn't up: %v, want ErrGuestHolds", err)
+	}
+	for range 2 { // the second time there is nothing to do
+		if err := m.Seize(t.Context(), data.VolumeID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if disks, err := m.Disks(t.Context()); err != nil || len(disks) != 1 {
+		t.Errorf("QEMU has %v open (%v), want the root alone", disks, err)
+	}
+	if err := m.Attach(t.Context(), data); !errors.Is(err, ErrGuestHolds) {
+		t.Errorf("Attach of a disk that the guest holds: %v, want ErrGuestHolds", err)
+	}
+	waitConsole(t, m, "READY idle")
+	waitFor(t, "the disk plugged in again", bootTime, func() bool {
+		err := m.Attach(t.Context(), data)
+		if err != nil && !errors.Is(err, ErrGuestHolds) {
+			t.Fatal(err)
+		}
+		return err == nil
+	})
+	waitFor(t, "the disk in the guest", bootTime, func() bool {
+		return strings.HasSuffix(console(t, m), "DISKS [vol00000000000000001,vol00000000000000002]\n")
+	})
+	noGuestErrors(t, m)
+}

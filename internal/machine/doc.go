@@ -23,6 +23,7 @@
 //
 //	b-vol-…   the file                driver=file
 //	v-vol-…   what the device reads   driver=raw, file=b-vol-…
+//	n-vol-…   nothing, in the file's place, when the volume was taken by force
 //	d-vol-…   the device              virtio-blk-pci, serial=vol…
 //
 // The cache is the host's page cache (cache.direct=off) and a guest's flush

@@ -95,7 +95,13 @@ func (m *Machine) attach(ctx context.Context, d Disk) error {
 		return fmt.Errorf("attached already from %s", n.Filename)
 	}
 	port, attached, err := m.freePort(ctx, d)
+	if _, seized := nodes[nodeNothing(d.VolumeID)]; err == nil && attached && seized {
+		return errors.Join(ErrGuestHolds, m.askBack(ctx, d.VolumeID))
+	}
 	if err != nil || attached {
+		return err
+	}
+	if err := m.clearSeized(ctx, d.VolumeID, nodes); err != nil {
 		return err
 	}
 	if err := m.plug(ctx, d, port, nodes); err != nil {
@@ -198,7 +204,7 @@ func (m *Machine) unplugNodes(ctx context.Context, volumeID string) error {
 	if m.beingRead(volumeID) {
 		return ErrBusy
 	}
-	return m.deleteNodes(ctx, nodeOverlay(volumeID), nodeFile(volumeID))
+	return m.deleteNodes(ctx, nodeOverlay(volumeID), nodeNothing(volumeID), nodeFile(volumeID))
 }
 
 // deleteNodes removes block nodes, those that are there, in order. QEMU lets go

@@ -141,5 +141,6 @@ func nodeFile(volumeID string) string    { return "b-" + volumeID }
 func nodeOverlay(volumeID string) string { return "v-" + volumeID }
 func nodeFilter(volumeID string) string  { return "c-" + volumeID }
 func nodeFleece(volumeID string) string  { return "f-" + volumeID }
+func nodeNothing(volumeID string) string { return "n-" + volumeID }
 func nodeAccess(volumeID string) string  { return "a-" + volumeID }
 func deviceID(volumeID string) string    { return "d-" + volumeID }
