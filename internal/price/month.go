@@ -140,14 +140,14 @@ func (b *Book) Month(s Spec) *Bill {
 	return bill
 }
 
-func (bill *Bill) add(item string, f Figure, quantity int64, ways []Way) {
+func (b *Bill) add(item string, f Figure, quantity int64, ways []Way) {
 	if len(ways) > 0 {
-		bill.Lines = append(bill.Lines, Line{Item: item, Quantity: quantity, Figure: f, Ways: ways, Month: exactly(f.Price.times(quantity, 1))})
+		b.Lines = append(b.Lines, Line{Item: item, Quantity: quantity, Figure: f, Ways: ways, Month: exactly(f.Price.times(quantity, 1))})
 	}
 }
 
-func (bill *Bill) lacks(format string, args ...any) {
-	bill.Missing = append(bill.Missing, fmt.Sprintf(format, args...))
+func (b *Bill) lacks(format string, args ...any) {
+	b.Missing = append(b.Missing, fmt.Sprintf(format, args...))
 }
 
 // billInstance bills the instance in every way that there is a figure of, and

@@ -122,6 +122,6 @@ func (o *offer) term(how, sku string) error {
 }
 
 func (o *offer) skip() error {
-	var any json.RawMessage
-	return o.dec.Decode(&any)
+	var skipped json.RawMessage
+	return o.dec.Decode(&skipped)
 }

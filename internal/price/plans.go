@@ -50,7 +50,7 @@ func (p Plan) verdict(r Range, ipv4 bool) Verdict {
 	switch {
 	case p.Currency != "USD" || p.IPv6Only && ipv4:
 		return Unlike
-	case r.Low == r.High && r.Low == p.Month:
+	case r == exactly(p.Month):
 		return Same
 	case r.High < p.Month:
 		return Cheaper
@@ -71,7 +71,7 @@ func Sentence(r Range, offers []Offer) string {
 		var names []string
 		for _, o := range offers {
 			if o.Verdict == one.verdict {
-				names = append(names, o.Plan.String())
+				names = append(names, o.String())
 			}
 		}
 		if len(names) > 0 {

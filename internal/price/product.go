@@ -165,8 +165,9 @@ func unitsOf(kind Kind) (name string, theirs map[string]int64) {
 		return unitMiBsMonth, map[string]int64{"mibps-mo": 1, "gibps-mo": 1024}
 	case KindEgress:
 		return unitGiB, map[string]int64{"gb": 1}
+	default:
+		return "", nil // not of the price list's on-demand terms
 	}
-	return "", nil
 }
 
 func (d *dimension) price(kind Kind) (Amount, string, bool) {
