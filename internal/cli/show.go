@@ -43,7 +43,7 @@ func (a *App) show(ctx context.Context, name string) error {
 		return err
 	}
 	return a.print(d, func(w io.Writer) {
-		a.writeFacts(w, d.Server, fact{"schedules", strings.Join(d.Policies, ", ")})
+		a.writeFacts(w, d.Server, fact{"schedule", scheduled(d.Schedules)})
 		if len(d.Lineage) > 0 {
 			fmt.Fprintln(w, "  lineage")
 			a.writeLineage(w, d.Lineage)
@@ -127,6 +127,19 @@ func kept(v *server.Server) string {
 		return ""
 	}
 	return "no: terminating the instance by other tools would delete a disk"
+}
+
+// scheduled says when the cloud takes snapshots, and how many it keeps.
+func scheduled(list []server.Schedule) string {
+	var texts []string
+	for k := range list {
+		text := list[k].When() + ", keeps " + list[k].Kept()
+		if list[k].State != "enabled" {
+			text += ", " + list[k].State
+		}
+		texts = append(texts, text)
+	}
+	return strings.Join(texts, "; ")
 }
 
 func newestSnapshot(age string) string {

@@ -66,18 +66,18 @@ func (m *Manager) doctor(ctx context.Context, o DoctorOptions) ([]Finding, error
 	if len(worlds) == 0 && o.Name != "" {
 		return nil, &Error{Reason: "there is no such server", Remedy: "stead ls", Code: KindNotFound}
 	}
-	groups, err := m.serverGroups(ctx)
+	about, err := m.surroundings(ctx, o.Name)
 	if err != nil {
 		return nil, err
 	}
 	all := []Finding{}
 	for _, name := range slices.Sorted(maps.Keys(worlds)) {
-		list, err := m.examine(ctx, worlds[name], groups)
+		list, err := m.examine(ctx, worlds[name], about)
 		if err != nil {
 			return nil, err
 		}
 		if o.Fix && slices.ContainsFunc(list, func(f Finding) bool { return f.Fixable }) {
-			if list, err = m.cure(ctx, name, list, groups); err != nil {
+			if list, err = m.cure(ctx, name, list, about); err != nil {
 				return nil, err
 			}
 		}
@@ -90,8 +90,36 @@ func (m *Manager) doctor(ctx context.Context, o DoctorOptions) ([]Finding, error
 	return all, nil
 }
 
+// surroundings are what lies around the servers and is asked for once.
+type surroundings struct {
+	groups    map[string][]types.SecurityGroup // by server
+	schedules []Schedule
+	// lifecycle tells that the endpoint could say which schedules there are.
+	lifecycle bool
+}
+
+func (m *Manager) surroundings(ctx context.Context, name string) (*surroundings, error) {
+	s := &surroundings{}
+	var err error
+	if s.groups, err = m.serverGroups(ctx); err != nil {
+		return nil, err
+	}
+	s.schedules, s.lifecycle = m.knownSchedules(ctx, name)
+	return s, nil
+}
+
+// knownSchedules lists the schedules of a server, or of all with name "", and
+// tells whether the endpoint could say.
+func (m *Manager) knownSchedules(ctx context.Context, name string) ([]Schedule, bool) {
+	list, err := m.policiesOf(ctx, name)
+	if err != nil {
+		m.log.DebugContext(ctx, "no schedules are known", "err", err)
+	}
+	return list, err == nil
+}
+
 // cure repairs what can be repaired and looks again.
-func (m *Manager) cure(ctx context.Context, name string, before []Finding, groups map[string][]types.SecurityGroup) ([]Finding, error) {
+func (m *Manager) cure(ctx context.Context, name string, before []Finding, about *surroundings) ([]Finding, error) {
 	if err := m.step("repair", name, func() error { return m.treat(ctx, name, before) }); err != nil {
 		return nil, err
 	}
@@ -103,7 +131,7 @@ func (m *Manager) cure(ctx context.Context, name string, before []Finding, group
 	if w == nil {
 		w = &world{name: name}
 	}
-	after, err := m.examine(ctx, w, groups)
+	after, err := m.examine(ctx, w, about)
 	if err != nil {
 		return nil, err
 	}
@@ -176,7 +204,7 @@ func (f *Finding) fixable() {
 }
 
 // examine looks at one server from all sides. It changes nothing.
-func (m *Manager) examine(ctx context.Context, w *world, groups map[string][]types.SecurityGroup) ([]Finding, error) {
+func (m *Manager) examine(ctx context.Context, w *world, about *surroundings) ([]Finding, error) {
 	e := &examiner{world: w, view: m.view(w)}
 	if w.empty() {
 		e.find(checkDisks, SeverityWarn, w.name, "only snapshots are left of it", "stead rescue "+w.name)
@@ -186,7 +214,8 @@ func (m *Manager) examine(ctx context.Context, w *world, groups map[string][]typ
 	e.disks()
 	e.raid()
 	e.snapshots(m.now())
-	e.ports(groups[w.name])
+	e.schedule(about, m.now())
+	e.ports(about.groups[w.name])
 	if w.instance == nil || stateOf(w.instance) == types.InstanceStateNameShuttingDown {
 		return e.list, nil
 	}

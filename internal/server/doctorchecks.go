@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	dlmtypes "github.com/aws/aws-sdk-go-v2/service/dlm/types"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 )
@@ -139,10 +140,36 @@ func (e *examiner) snapshots(now time.Time) {
 	case now.Sub(*newest) > oldSnapshots:
 		e.find(checkSnapshots, SeverityWarn, e.name, fmt.Sprintf("its newest snapshot set is %d days old", int(now.Sub(*newest).Hours()/24)), "stead snapshot "+e.name)
 	}
-	if !slices.ContainsFunc(e.world.snapshots, func(s types.Snapshot) bool {
-		return hasTag(s.Tags, tagPolicy) && now.Sub(aws.ToTime(s.StartTime)) < oldSnapshots
-	}) {
-		e.find(checkSchedule, SeverityWarn, e.name, "no schedule has taken a snapshot of it for a week", "stead schedule "+e.name+" --every 24h --keep 7")
+}
+
+// schedule finds a server of which nobody takes snapshots by itself. Where the
+// endpoint can't say, the snapshots that a schedule took do.
+func (e *examiner) schedule(about *surroundings, now time.Time) {
+	remedy := "stead schedule " + e.name + " --every 24h --keep 7"
+	if !about.lifecycle {
+		if !slices.ContainsFunc(e.world.snapshots, func(s types.Snapshot) bool {
+			return hasTag(s.Tags, tagPolicy) && now.Sub(aws.ToTime(s.StartTime)) < oldSnapshots
+		}) {
+			e.find(checkSchedule, SeverityWarn, e.name, "no schedule has taken a snapshot of it for a week", remedy)
+		}
+		return
+	}
+	found := false
+	for _, s := range about.schedules {
+		if s.Server != e.name {
+			continue
+		}
+		found = true
+		switch s.State {
+		case scheduleEnabled:
+		case string(dlmtypes.GettablePolicyStateValuesError):
+			e.find(checkSchedule, SeverityFail, s.PolicyID, joinReason("its schedule can't run", s.Message), remedy)
+		default:
+			e.find(checkSchedule, SeverityWarn, s.PolicyID, joinReason("its schedule is in state "+s.State, s.Message), remedy)
+		}
+	}
+	if !found {
+		e.find(checkSchedule, SeverityWarn, e.name, "no schedule takes snapshots of it", remedy)
 	}
 }
 

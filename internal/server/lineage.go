@@ -18,8 +18,8 @@ type Detail struct {
 	// it, the snapshots that were taken of that, and so on to the disks that the
 	// server has now.
 	Lineage []Node `json:"lineage"`
-	// Policies are the schedules that have taken snapshots of it, by ID.
-	Policies []string `json:"policies,omitempty"`
+	// Schedules are when the cloud takes snapshots of it, where it can.
+	Schedules []Schedule `json:"schedules,omitempty"`
 }
 
 // Kinds of nodes.
@@ -72,11 +72,7 @@ func (m *Manager) show(ctx context.Context, name string) (*Detail, error) {
 		return nil, &Error{Reason: "there is no such server", Remedy: "stead ls", Code: KindNotFound}
 	}
 	d := &Detail{Server: m.view(w)}
-	for _, s := range w.snapshots {
-		if id := tagOf(s.Tags, tagPolicy); id != "" && !slices.Contains(d.Policies, id) {
-			d.Policies = append(d.Policies, id)
-		}
-	}
+	d.Schedules, _ = m.knownSchedules(ctx, name)
 	d.Lineage, err = m.lineage(ctx, w)
 	return d, err
 }
