@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -225,10 +226,10 @@ func (a *App) readUserData(path string) ([]byte, error) {
 	return data, nil
 }
 
-// ensureTiny builds the local cloud's own image the first time that it is
+// ensureTiny builds an image of the local cloud's own the first time that it is
 // asked for.
 func (s *session) ensureTiny(ctx context.Context, image string) error {
-	if s.local == nil || image != localImage {
+	if s.local == nil || !slices.Contains(builtImages(), image) {
 		return nil
 	}
 	_, err := s.servers.ResolveImage(ctx, image, "")

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -37,7 +38,7 @@ func Doctor(ctx context.Context, dataDir string) []Check {
 	return []Check{
 		checkQEMU(ctx),
 		checkKVM(),
-		checkTiny(),
+		checkTiny(), checkDebian(), checkImport(),
 		checkFolder(dataDir),
 		checkSpace(dataDir),
 		checkDaemon(ctx, dataDir),
@@ -72,16 +73,33 @@ func checkKVM() Check {
 }
 
 func checkTiny() Check {
-	missing := image.MissingForTiny()
+	return checkMissing("tiny image", "can be built", CheckFail, image.MissingForTiny())
+}
+
+// checkDebian and checkImport only warn: who needs them asks for them.
+func checkDebian() Check {
+	return checkMissing("Debian image", "can be built", CheckWarn, image.MissingForDebian())
+}
+
+func checkImport() Check {
+	return checkMissing("image import", "possible", CheckWarn, image.MissingForImport())
+}
+
+// checkMissing says what must be installed for something, how bad it is that it
+// isn't, and how.
+func checkMissing(name, can, bad string, missing []image.Missing) Check {
 	if len(missing) == 0 {
-		return Check{Name: "tiny image", Status: CheckOK, Detail: "can be built"}
+		return Check{Name: name, Status: CheckOK, Detail: can}
 	}
 	var names, packages []string
 	for _, m := range missing {
-		names, packages = append(names, m.Name), append(packages, m.Package)
+		names = append(names, m.Name)
+		if !slices.Contains(packages, m.Package) {
+			packages = append(packages, m.Package)
+		}
 	}
 	return Check{
-		Name: "tiny image", Status: CheckFail, Detail: "cannot be built without " + strings.Join(names, ", "),
+		Name: name, Status: bad, Detail: "not possible without " + strings.Join(names, ", "),
 		Remedy: "apt-get install " + strings.Join(packages, " "),
 	}
 }
