@@ -3,6 +3,7 @@ package server
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"fmt"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -64,7 +65,9 @@ func (m *Manager) startCopy(ctx context.Context, o ImageCopyOptions, name string
 		out, err := m.ec2.CopyImage(ctx, &ec2.CopyImageInput{
 			Name: &name, SourceImageId: &o.ID, SourceRegion: &o.From, CopyImageTags: aws.Bool(true),
 			Description: aws.String("Copy of " + o.ID + " from " + o.From),
-			ClientToken: aws.String(clientToken("image copy", name, []string{o.ID, o.From})),
+			// For the SDK's own repetitions alone: an interrupted copy is found by
+			// its name. A token that stays would give one back that was removed.
+			ClientToken: aws.String(rand.Text()),
 		})
 		if err != nil {
 			return err
