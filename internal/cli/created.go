@@ -70,7 +70,7 @@ func survival(b bool) string {
 // the cloud's API says of each, what it costs, and how to have it backed up.
 func (a *App) writeCreated(w io.Writer, s *session, v *server.Server) {
 	fmt.Fprintf(w, "  disks survive: %s\n", survival(v.Protected))
-	if cost := monthly(s, v); cost != "" {
+	if cost := monthly(s, v); cost != "" && v.Month == nil { // else it is among the facts
 		fmt.Fprintf(w, "  a month: %s\n", cost)
 	}
 	fmt.Fprintf(w, "to have it snapshotted: stead schedule %s --every 24h --keep 7\n", v.Name)

@@ -117,6 +117,7 @@ func (a *App) facts(v *server.Server) []fact {
 		{"open", openPorts(v)},
 		{"ssh", sshHint(v)},
 		{"kept", kept(v)},
+		{"protected", locked(v)},
 		{"snapshot", newestSnapshot(a.snapshotAge(v))},
 		{"a month", paid(v)},
 	}
@@ -157,11 +158,21 @@ func paid(v *server.Server) string {
 	return monthText(v.Month) + " " + strings.ReplaceAll(string(v.Month.Way), "_", " ") + ", without snapshots and traffic"
 }
 
+func locked(v *server.Server) string {
+	if !v.Locked {
+		return ""
+	}
+	return "it can't be stopped or terminated before: stead unprotect " + v.Name
+}
+
 // openPorts lists the open ports, and where those that were moved are found.
 func openPorts(v *server.Server) string {
 	s := strings.Join(v.Open, ", ")
 	if s != "" && len(v.From) > 0 {
 		s += " from " + strings.Join(v.From, ", ")
+	}
+	if len(v.Rules) > 0 {
+		s = strings.TrimPrefix(s+", "+strings.ReplaceAll(strings.Join(v.Rules, ", "), "@", " from "), ", ")
 	}
 	if moved := forwards(v); moved != "" {
 		s += " (" + moved + ")"

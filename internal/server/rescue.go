@@ -150,7 +150,7 @@ func machineFacts(f facts, o RescueOptions) facts {
 // rescueAccess makes sure of the group, and that the key pair still exists:
 // the disk has the key already, so a server comes back without it too.
 func (m *Manager) rescueAccess(ctx context.Context, name string, f *facts) (group string, err error) {
-	open, err := ParsePorts(f.Open)
+	rules, err := rulesOf(*f)
 	if err != nil {
 		return "", err
 	}
@@ -164,5 +164,5 @@ func (m *Manager) rescueAccess(ctx context.Context, name string, f *facts) (grou
 			f.KeyName = ""
 		}
 	}
-	return m.ensureGroup(ctx, name, open, splitList(f.From))
+	return m.ensureGroupIn(ctx, name, "", rules)
 }

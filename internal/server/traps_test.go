@@ -358,6 +358,17 @@ func TestOpenAndClose(t *testing.T) {
 	if got := b.openTo("web"); got != "22@0.0.0.0/0 443@0.0.0.0/0" {
 		t.Errorf("open are %s", got)
 	}
+	// What a rescue opens is what the facts say, whatever became of the group.
+	_, err = m.Open(ctx, "web", ports("5432"), []string{"10.0.0.0/8"})
+	b.check(err)
+	_, err = m.Terminate(ctx, "web")
+	b.check(err)
+	b.deleteAccess()
+	_, err = m.Rescue(ctx, "web", server.RescueOptions{})
+	b.check(err)
+	if got := b.openTo("web"); got != "22@0.0.0.0/0 443@0.0.0.0/0 5432@10.0.0.0/8" {
+		t.Errorf("open after the rescue are %s", got)
+	}
 }
 
 // openTo lists the rules of a server's group by other means than the code.
