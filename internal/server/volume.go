@@ -94,7 +94,10 @@ func (m *Manager) pluggable(ctx context.Context, name string) (*world, error) {
 	case w.root() == nil:
 		return nil, &Error{Code: KindNotFound, Reason: "it has no root disk", Remedy: "stead show " + name}
 	}
-	return w, w.underRepair()
+	if err := w.underRepair(); err != nil {
+		return nil, err
+	}
+	return w, nil
 }
 
 // begun finds the disk that an interrupted VolumeCreate of the same options

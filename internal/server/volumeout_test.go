@@ -21,8 +21,11 @@ func TestVolumeMountAndDelete(t *testing.T) {
 	_, err := m.Create(t.Context(), b.faultOptions())
 	b.check(err)
 	for _, bad := range []server.VolumeOptions{
-		{Server: "web", SizeGiB: 1, FS: "xfs"}, {Server: "web", SizeGiB: 1, Mount: "srv"}, {Server: "web", SizeGiB: 1, Mount: "/"},
-		{Server: "web", SizeGiB: 1, Mount: "/a b"}, {Server: "web", SizeGiB: 1, Mount: "/srv", FS: "ntfs"},
+		{Server: "web", SizeGiB: 1, FS: "xfs"},
+		{Server: "web", SizeGiB: 1, Mount: "srv"},
+		{Server: "web", SizeGiB: 1, Mount: "/"},
+		{Server: "web", SizeGiB: 1, Mount: "/a b"},
+		{Server: "web", SizeGiB: 1, Mount: "/srv", FS: "ntfs"},
 	} {
 		if _, err := m.VolumeCreate(t.Context(), bad); !errors.Is(err, server.ErrUsage) {
 			t.Errorf("%+v: %v", bad, err)

@@ -291,9 +291,16 @@ func TestTarget(t *testing.T) {
 		several    bool
 		want       string
 	}{
-		{dir, "/srv/x", false, dir + "/x"}, {dir, "x/", true, dir + "/x"}, {dir, ".", false, dir}, {dir, "a/..", false, dir},
-		{dir, "", false, dir}, {dir, "/", false, dir}, {dir + "/new", "x", false, dir + "/new"}, {dir + "/file", "x", false, dir + "/file"},
-		{dir + "/new", "x", true, ""}, {dir + "/new/", "x", false, ""},
+		{dir, "/srv/x", false, dir + "/x"},
+		{dir, "x/", true, dir + "/x"},
+		{dir, ".", false, dir},
+		{dir, "a/..", false, dir},
+		{dir, "", false, dir},
+		{dir, "/", false, dir},
+		{dir + "/new", "x", false, dir + "/new"},
+		{dir + "/file", "x", false, dir + "/file"},
+		{dir + "/new", "x", true, ""},
+		{dir + "/new/", "x", false, ""},
 	} {
 		got, err := tarcopy.Target(tt.dest, tt.name, tt.several)
 		if got != tt.want || (err == nil) != (tt.want != "") {

@@ -164,12 +164,15 @@ func (in *Incoming) Place(target string) error {
 // Discard removes what came, as far as it isn't placed.
 func (in *Incoming) Discard() {
 	// A folder may have come without the right to write to it.
-	_ = filepath.WalkDir(in.temp, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() {
-			_ = os.Chmod(path, 0o700)
-		}
-		return nil
-	})
+	if root, err := os.OpenRoot(in.temp); err == nil {
+		_ = fs.WalkDir(root.FS(), ".", func(path string, d fs.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				_ = root.Chmod(path, 0o700)
+			}
+			return nil
+		})
+		_ = root.Close() // nothing was written through it
+	}
 	_ = os.RemoveAll(in.temp)
 }
 
