@@ -69,7 +69,7 @@ func (m *Manager) rescueSet(ctx context.Context, w *world, planned *SnapshotSet)
 	case w.root() == nil:
 		return "", w.hopeless(nil)
 	}
-	plan := setPlan{server: w.name, id: rescueSetPrefix + digest(append([]string{w.name}, w.lifeIDs()...)...)[:12], volumes: w.volumes}
+	plan := setPlan{server: w.name, id: w.rescueSetID(), volumes: w.volumes}
 	return plan.id, m.quietSet(ctx, w, plan)
 }
 
@@ -114,6 +114,11 @@ func (m *Manager) waitQuiet(ctx context.Context, id string, stopped *types.Insta
 			stateOf(stopped) == types.InstanceStateNameStopped && attachedTo(v) == aws.ToString(stopped.InstanceId)
 	})
 	return err
+}
+
+// rescueSetID names the set that a rescue takes of the disks as they are.
+func (w *world) rescueSetID() string {
+	return rescueSetPrefix + digest(append([]string{w.name}, w.lifeIDs()...)...)[:12]
 }
 
 // lifeIDs are the IDs that stay the same from a termination to the end of the

@@ -230,7 +230,7 @@ func (m *Manager) takeLast(ctx context.Context, w *world, volumes []types.Volume
 	if w.instance != nil {
 		ran = aws.ToTime(w.instance.LaunchTime).UTC().String()
 	}
-	plan := setPlan{id: prefix + "-" + digest(append([]string{w.name, ran}, w.lifeIDs()...)...)[:12], note: note, volumes: volumes}
+	plan := setPlan{server: w.name, id: prefix + "-" + digest(append([]string{w.name, ran}, w.lifeIDs()...)...)[:12], note: note, volumes: volumes}
 	if err := m.quietSet(ctx, w, plan); err != nil {
 		return "", err
 	}

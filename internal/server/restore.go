@@ -254,7 +254,7 @@ func (m *Manager) setBefore(ctx context.Context, w *world, set *SnapshotSet) (st
 		ran = aws.ToTime(w.instance.LaunchTime).UTC().Format(time.RFC3339Nano)
 	}
 	plan := setPlan{
-		id: "before-" + digest(append([]string{w.name, set.ID, ran}, w.lifeIDs()...)...)[:12], note: "before restore",
+		server: w.name, id: "before-" + digest(append([]string{w.name, set.ID, ran}, w.lifeIDs()...)...)[:12], note: "before restore",
 		volumes: w.volumes,
 	}
 	return plan.id, m.quietSet(ctx, w, plan)

@@ -1,0 +1,165 @@
+package server
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+)
+
+// MoveOptions says where a server goes.
+type MoveOptions struct {
+	Zone string // another zone of this region
+	Type string // "" means the recorded one
+	// Release deletes the old disks of a move that is done.
+	Release bool
+	Wait    WaitFor
+}
+
+// MoveResult is a server that has moved.
+type MoveResult struct {
+	Server *Server `json:"server"`
+	Set    string  `json:"set,omitempty"` // that the new disks were made of
+	// Source are the old disks, which stay until they are released, and
+	// Released those that are deleted.
+	Source   []Disk `json:"source"`
+	Released []Disk `json:"released"`
+}
+
+// Move brings a server to another zone as new disks, or releases the old ones.
+//
+//	stop → snapshots of all disks → terminate → launch from them in the other
+//	zone → the old disks stay, as superseded, until they are released
+//
+// The instance is ended only when the snapshots are complete; the disks are
+// there until Release, so that a rescue without a zone brings the server back
+// where it was. The same call goes on where it was cut off.
+func (m *Manager) Move(ctx context.Context, name string, o MoveOptions) (*MoveResult, error) {
+	r, err := m.move(ctx, name, o)
+	return r, wrap("move", "server "+name, err)
+}
+
+func (m *Manager) move(ctx context.Context, name string, o MoveOptions) (*MoveResult, error) {
+	w, err := m.ashore(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if w.empty() {
+		return nil, &Error{Code: KindNotFound, Reason: "there is no such server", Remedy: "stead ls"}
+	}
+	if o.Release {
+		return m.release(ctx, w)
+	}
+	if o.Zone == "" {
+		return nil, &Error{Code: KindUsage, Reason: "no zone is named", Remedy: "stead move " + name + " --zone ZONE"}
+	}
+	// A launch in the zone, finished or not, is this move's own end.
+	if w.instance != nil && zoneOf(w.instance) == o.Zone {
+		if tagOf(w.instance.Tags, tagStep) == "" {
+			return m.moved(ctx, name, tagOf(w.instance.Tags, tagSet))
+		}
+	} else if err := m.endForMove(ctx, w, o); err != nil {
+		return nil, err
+	}
+	r, err := m.rescue(ctx, name, RescueOptions{By: RescueSnapshot, Zone: o.Zone, Type: o.Type, Wait: o.Wait})
+	if err != nil {
+		return nil, err
+	}
+	return m.moved(ctx, name, r.Set)
+}
+
+// endForMove ends a server's instance once there are snapshots of its disks
+// from which the other zone can launch.
+func (m *Manager) endForMove(ctx context.Context, w *world, o MoveOptions) error {
+	if err := m.checkZone(ctx, w, o.Zone); err != nil {
+		return err
+	}
+	if w.instance == nil {
+		return nil
+	}
+	if err := w.mayEnd("move"); err != nil {
+		return err
+	}
+	if step := tagOf(w.instance.Tags, tagStep); step != "" || w.standIn != nil {
+		verb, _, _ := strings.Cut(step, " ")
+		return &Error{Code: KindExists, Reason: "a " + verb + " isn't finished", Remedy: "the same command again, or stead start " + w.name}
+	}
+	w, err := m.atRest(ctx, w)
+	if err != nil {
+		return err
+	}
+	// The set that the rescue will look for: taken while the instance can
+	// still be started again, so that nothing is ended in vain.
+	plan := setPlan{server: w.name, id: w.rescueSetID(), note: "before move", volumes: w.volumes}
+	if err := m.quietSet(ctx, w, plan); err != nil {
+		return err
+	}
+	if _, err := m.waitSet(ctx, w.name, plan.id); err != nil {
+		return err
+	}
+	_, err = m.Terminate(ctx, w.name)
+	return err
+}
+
+// checkZone tells whether a server can go to a zone.
+func (m *Manager) checkZone(ctx context.Context, w *world, zone string) error {
+	if zone == w.facts().Zone {
+		return &Error{Code: KindUsage, Reason: "it is in zone " + zone + " already", Remedy: "name another zone"}
+	}
+	if others := m.otherZones(ctx, w.facts().Zone); len(others) > 0 && !slices.Contains(others, zone) {
+		return &Error{Code: KindNotFound, Reason: "there is no zone " + zone + " in this region", Remedy: "--zone " + strings.Join(others, "|")}
+	}
+	return nil
+}
+
+// moved tells what a move has come to.
+func (m *Manager) moved(ctx context.Context, name, set string) (*MoveResult, error) {
+	w, err := m.world(ctx, "move", name)
+	if err != nil {
+		return nil, err
+	}
+	r := &MoveResult{Server: m.view(w), Set: set, Source: w.supersededDisks(), Released: []Disk{}}
+	if r.Source == nil {
+		r.Source = []Disk{}
+	}
+	return r, nil
+}
+
+// release deletes the old disks of a move: those in other zones than the
+// server, whose successor it has. Each must have a completed snapshot.
+func (m *Manager) release(ctx context.Context, w *world) (*MoveResult, error) {
+	root := w.root()
+	if root == nil || w.instance == nil || stateOf(w.instance) != types.InstanceStateNameRunning || hasTag(w.instance.Tags, tagStep) {
+		return nil, &Error{Code: KindExists, Reason: "it doesn't run yet where it went", Remedy: "stead show " + w.name}
+	}
+	r := &MoveResult{Source: []Disk{}, Released: []Disk{}}
+	slices.SortFunc(w.superseded, func(a, b types.Volume) int { // root first, as they are shown
+		return cmp.Compare(tagOf(b.Tags, tagRole), tagOf(a.Tags, tagRole))
+	})
+	for k := range w.superseded {
+		v := &w.superseded[k]
+		if aws.ToString(v.AvailabilityZone) == aws.ToString(root.AvailabilityZone) {
+			continue // of a restore, not of a move
+		}
+		found, err := m.findSnapshots(ctx, filter("volume-id", aws.ToString(v.VolumeId)), filter("status", string(types.SnapshotStateCompleted)))
+		if err != nil {
+			return nil, err
+		}
+		if len(found) == 0 {
+			return nil, &Error{Code: KindProtected, Reason: "disk " + aws.ToString(v.VolumeId) + " has no completed snapshot", Remedy: "stead volume rm " + aws.ToString(v.VolumeId)}
+		}
+		if err := m.dropDisk(ctx, w.name, aws.ToString(v.VolumeId), nil); err != nil {
+			return nil, err
+		}
+		r.Released = append(r.Released, diskOf(v, nil))
+	}
+	after, err := m.moved(ctx, w.name, "")
+	if err != nil {
+		return nil, err
+	}
+	r.Server, r.Source = after.Server, after.Source
+	return r, nil
+}

@@ -1,0 +1,58 @@
+package server_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/steadcloud/stead/internal/server"
+)
+
+// bare is a server without data disks.
+func (b *bench) bareOptions() server.CreateOptions {
+	o := b.faultOptions()
+	o.Data = nil
+	return o
+}
+
+// TestTrap06ReplaceRoot: the very same root comes back by the endpoint's task
+// where it has one, and by swap where it hasn't (moto), and is kept on
+// termination; killed at any call.
+func TestMachineTrap06ReplaceRootKilledAtEveryCall(t *testing.T) {
+	k := &killer{}
+	b := newBench(t, k)
+	m := b.manager(b.client)
+	web, err := m.Create(t.Context(), b.bareOptions())
+	b.check(err)
+	everyStep(t, k,
+		func(int) { _, err := m.Terminate(t.Context(), "web"); b.check(err) },
+		func(ctx context.Context, _ int) error {
+			_, err := m.Rescue(ctx, "web", server.RescueOptions{By: server.RescueReplaceRoot})
+			return err
+		},
+		func(int) {
+			s, err := m.Get(t.Context(), "web")
+			b.check(err)
+			if s.State != server.StateRunning || !s.Protected || s.Root.VolumeID != web.Root.VolumeID || s.ElasticIP != web.ElasticIP || len(s.Warnings) > 0 {
+				t.Errorf("rescued %+v", s)
+			}
+			b.checkAttributes(s.InstanceID)
+			if inv := b.inventory(); len(inv.live) != 1 || len(inv.volumes) != 1 {
+				t.Errorf("there are %d instances and %d volumes", len(inv.live), len(inv.volumes))
+			}
+		})
+}
+
+// Data disks must be there before the root's first boot, which a task can't
+// promise.
+func TestTrap06ReplaceRootRefusesDataDisks(t *testing.T) {
+	b := newBench(t, nil)
+	m := b.manager(b.client)
+	_, err := m.Create(t.Context(), b.faultOptions())
+	b.check(err)
+	_, err = m.Terminate(t.Context(), "web")
+	b.check(err)
+	if _, err := m.Rescue(t.Context(), "web", server.RescueOptions{By: server.RescueReplaceRoot}); !errors.Is(err, server.ErrUsage) || server.Remedy(err) != "stead rescue web --by swap" {
+		t.Errorf("with data disks: %v (%s)", err, server.Remedy(err))
+	}
+}
