@@ -326,6 +326,9 @@ func TestPlanIsExact(t *testing.T) {
 	same("stop", "web")
 	same("restore", "web", "--set", "latest", "--yes", "--wait", "running")
 	same("--context", "local", "stop", "web")
+	same("--context", "local", "rename", "web", "shop")
+	same("--context", "local", "rename", "shop", "web")
+	same("--context", "local", "clone", "web", "twin", "--wait", "running")
 	same("prune", "web", "--keep", "1", "--yes")
 	// A purge would try the snapshots of a durable image in vain, which a plan
 	// leaves out: it lists what would be changed.
