@@ -48,6 +48,7 @@ func (a *App) dryRun(cmd *cobra.Command, run func() error) error {
 			Code: server.KindUsage, Op: "plan", Resource: "`" + cmd.CommandPath() + "`", Reason: why,
 			Remedy: "leave --dry-run away",
 		}
+	case dryRunPlans:
 	}
 	stdout := a.Stdout
 	a.Stdout, a.plan = io.Discard, dryrun.NewPlan()
@@ -172,8 +173,8 @@ func (a *App) foreseen(cfg aws.Config) *dryrun.Cloud {
 		if a.views == nil {
 			a.views = map[string]*planView{}
 		}
-		real := ec2.NewFromConfig(cfg, func(o *ec2.Options) { o.BaseEndpoint = cfg.BaseEndpoint })
-		view := &planView{plan: a.plan, cloud: a.plan.Over(real, cfg.Region)}
+		direct := ec2.NewFromConfig(cfg, func(o *ec2.Options) { o.BaseEndpoint = cfg.BaseEndpoint })
+		view := &planView{plan: a.plan, cloud: a.plan.Over(direct, cfg.Region)}
 		view.cloud.Policies(dlm.NewFromConfig(cfg, func(o *dlm.Options) { o.BaseEndpoint = cfg.BaseEndpoint }))
 		a.views[key] = view
 	}

@@ -54,9 +54,9 @@ type Cloud struct {
 	policyTags   map[string]map[string]string // ARN → what was set on a policy not seen yet
 }
 
-func newCloud(p *Plan, real Reader, region string) *Cloud {
+func newCloud(p *Plan, direct Reader, region string) *Cloud {
 	return &Cloud{
-		plan: p, real: real, region: region,
+		plan: p, real: direct, region: region,
 		instances: newShelf[types.Instance](), volumes: newShelf[types.Volume](), snapshots: newShelf[types.Snapshot](),
 		images: newShelf[types.Image](), addresses: newShelf[types.Address](), groups: newShelf[types.SecurityGroup](),
 		keys: newShelf[types.KeyPairInfo](), tasks: newShelf[types.ReplaceRootVolumeTask](),

@@ -296,9 +296,7 @@ func (c *Cloud) stopInstances(ctx context.Context, in *ec2.StopInstancesInput) (
 			return nil, refuse("OperationNotPermitted", "The instance '%s' may not be stopped. Modify its 'disableApiStop' instance attribute and try again.", id)
 		}
 		before := i.State
-		if err := c.halt(ctx, i, types.InstanceStateNameStopped); err != nil {
-			return nil, err
-		}
+		c.halt(ctx, i, types.InstanceStateNameStopped)
 		out.StoppingInstances = append(out.StoppingInstances, types.InstanceStateChange{InstanceId: i.InstanceId, PreviousState: before, CurrentState: i.State})
 	}
 	return clone(out), nil
@@ -306,21 +304,17 @@ func (c *Cloud) stopInstances(ctx context.Context, in *ec2.StopInstancesInput) (
 
 // halt ends an instance's run. What address it was lent goes; a fixed one
 // stays with a stopped instance.
-func (c *Cloud) halt(ctx context.Context, i *types.Instance, to types.InstanceStateName) error {
+func (c *Cloud) halt(ctx context.Context, i *types.Instance, to types.InstanceStateName) {
 	i.State = state(to)
 	i.StateReason = &types.StateReason{Code: aws.String("Client.UserInitiatedShutdown"), Message: aws.String("Client.UserInitiatedShutdown: User initiated shutdown")}
 	i.StateTransitionReason = aws.String("User initiated")
-	fixed, err := c.addressOf(ctx, aws.ToString(i.InstanceId))
-	if err != nil {
-		return err
-	}
+	fixed := c.addressOf(ctx, aws.ToString(i.InstanceId))
 	if fixed == nil || to == types.InstanceStateNameTerminated {
 		i.PublicIpAddress = nil
 	}
 	if fixed != nil && to == types.InstanceStateNameTerminated {
 		fixed.InstanceId, fixed.AssociationId, fixed.NetworkInterfaceId, fixed.PrivateIpAddress = nil, nil, nil, nil
 	}
-	return nil
 }
 
 func (c *Cloud) terminateInstances(ctx context.Context, in *ec2.TerminateInstancesInput) (any, error) {
@@ -348,9 +342,7 @@ func (c *Cloud) terminateInstances(ctx context.Context, in *ec2.TerminateInstanc
 			}
 		}
 		i.BlockDeviceMappings = nil
-		if err := c.halt(ctx, i, types.InstanceStateNameTerminated); err != nil {
-			return nil, err
-		}
+		c.halt(ctx, i, types.InstanceStateNameTerminated)
 		out.TerminatingInstances = append(out.TerminatingInstances, types.InstanceStateChange{InstanceId: i.InstanceId, PreviousState: before, CurrentState: i.State})
 	}
 	return clone(out), nil

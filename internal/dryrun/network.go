@@ -166,29 +166,29 @@ func (c *Cloud) allocateAddress(in *ec2.AllocateAddressInput) (any, error) {
 }
 
 // addressOf returns the address that an instance has, nil when none.
-func (c *Cloud) addressOf(ctx context.Context, instanceID string) (*types.Address, error) {
+func (c *Cloud) addressOf(ctx context.Context, instanceID string) *types.Address {
 	for _, a := range c.addresses.items {
 		if a != nil && aws.ToString(a.InstanceId) == instanceID {
-			return a, nil
+			return a
 		}
 	}
 	if Placeholder(instanceID) {
-		return nil, nil
+		return nil
 	}
 	out, err := c.real.DescribeAddresses(ctx, &ec2.DescribeAddressesInput{
 		Filters: []types.Filter{{Name: aws.String("instance-id"), Values: []string{instanceID}}},
 	})
 	if err != nil {
-		return nil, nil //nolint:nilerr // an endpoint without addresses has none to lose
+		return nil // an endpoint without addresses has none to lose
 	}
 	for k := range out.Addresses {
 		id := aws.ToString(out.Addresses[k].AllocationId)
 		if _, known := c.addresses.items[id]; !known {
 			c.addresses.put(id, &out.Addresses[k])
-			return &out.Addresses[k], nil
+			return &out.Addresses[k]
 		}
 	}
-	return nil, nil
+	return nil
 }
 
 func (c *Cloud) associateAddress(ctx context.Context, in *ec2.AssociateAddressInput) (any, error) {

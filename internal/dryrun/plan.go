@@ -43,10 +43,10 @@ func (p *Plan) Steps() []Step {
 }
 
 // Over returns a view of one region of one endpoint, for the clients that talk
-// to it. real is a client that goes straight to the endpoint; only its reads
+// to it. direct is a client that goes straight to the endpoint; only its reads
 // are used.
-func (p *Plan) Over(real Reader, region string) *Cloud {
-	c := newCloud(p, real, region)
+func (p *Plan) Over(direct Reader, region string) *Cloud {
+	c := newCloud(p, direct, region)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.clouds = append(p.clouds, c)

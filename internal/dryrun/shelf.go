@@ -54,8 +54,8 @@ type search[T any] struct {
 }
 
 // overlay turns a page of the endpoint's answer into what it would be.
-func (s *shelf[T]) overlay(real []T, id func(*T) *string, q search[T]) ([]T, error) {
-	list := slices.DeleteFunc(real, func(v T) bool {
+func (s *shelf[T]) overlay(listed []T, id func(*T) *string, q search[T]) ([]T, error) {
+	list := slices.DeleteFunc(listed, func(v T) bool {
 		_, known := s.items[aws.ToString(id(&v))]
 		return known
 	})

@@ -110,9 +110,9 @@ func TestFunctions(t *testing.T) {
 }
 
 func TestErrors(t *testing.T) {
-	_, err := render("{{.nmae}}", web)
+	_, err := render("{{.nomen}}", web)
 	var field *jsontemplate.FieldError
-	if !errors.As(err, &field) || field.Field != "nmae" || !strings.Contains(err.Error(), "instance_id, made, name") || strings.Contains(err.Error(), "secret") {
+	if !errors.As(err, &field) || field.Field != "nomen" || !strings.Contains(err.Error(), "instance_id, made, name") || strings.Contains(err.Error(), "secret") {
 		t.Errorf("an unknown field: %v", err)
 	}
 	for _, text := range []string{"{{.name", "{{nothing .name}}", "{{.name.first}}", "{{range .name}}{{end}}", "{{index .data 7}}", "{{upper}}", "{{template \"x\"}}", "{{.name .root}}"} {

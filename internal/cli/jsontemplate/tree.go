@@ -84,7 +84,8 @@ func plain(v any) (any, error) {
 		return nil, err
 	}
 	var x any
-	return x, json.Unmarshal(text, &x)
+	err = json.Unmarshal(text, &x)
+	return x, err
 }
 
 func addFields(m map[string]any, v reflect.Value) error {

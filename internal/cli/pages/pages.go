@@ -21,7 +21,7 @@ func Tree(root *cobra.Command, dir string, file func(*cobra.Command) string, pag
 		var b strings.Builder
 		page(&b, cmd)
 		path := filepath.Join(dir, file(cmd))
-		if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil { //nolint:gosec // documents, for everybody
+		if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
 			return fmt.Errorf("write page of %s: %w", cmd.CommandPath(), err)
 		}
 	}
