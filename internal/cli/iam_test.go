@@ -30,14 +30,12 @@ func unrecorded() map[string]string {
 		"ec2:DescribeVolumeStatus":           "show, of a server whose disk is impaired",
 		"ec2:GetConsoleOutput":               "ssh, to learn host keys",
 		"ec2:RebootInstances":                "reboot",
-		"ec2:DescribeAvailabilityZones":      "completion of zones",
 		"ec2:CancelSpotInstanceRequests":     "terminate, of a spot instance",
 		"ec2:DescribeSpotInstanceRequests":   "likewise",
 		"ec2:GetInstanceUefiData":            "create, of an image with Secure Boot",
 		"ec2:CreateReplaceRootVolumeTask":    "rescue --by replace-root",
 		"ec2:DescribeReplaceRootVolumeTasks": "likewise",
 		"ec2:CopySnapshot":                   "move",
-		"ec2:ReleaseAddress":                 "purge",
 		"pricing:GetProducts":                "cost --refresh",
 	}
 }
