@@ -426,7 +426,7 @@ func (m *Manager) imageOf(ctx context.Context, root *types.Volume, ref string) (
 	out, err := m.ec2.DescribeImages(ctx, &ec2.DescribeImagesInput{Filters: []types.Filter{filter("block-device-mapping.snapshot-id", snapshot)}})
 	if err != nil || len(out.Images) == 0 {
 		m.log.DebugContext(ctx, "no image of snapshot", "snapshot", snapshot, "err", err)
-		return nil, nil //nolint:nilerr // not every endpoint can search so, and it is only a help
+		return nil, nil // not every endpoint can search so, and it is only a help
 	}
 	return &out.Images[0], nil
 }

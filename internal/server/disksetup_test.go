@@ -24,7 +24,6 @@ type guestBox struct {
 	t    *testing.T
 	root string
 	bin  string
-	env  []string
 }
 
 // tick is put before each tool: the script is killed after the tool that the

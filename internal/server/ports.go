@@ -235,11 +235,12 @@ func rulesIn(g *types.SecurityGroup) []rule {
 	var rules []rule
 	for _, r := range g.IpPermissions {
 		p := Port{From: int(aws.ToInt32(r.FromPort)), To: int(aws.ToInt32(r.ToPort)), Proto: aws.ToString(r.IpProtocol)}
-		if p.Proto == "-1" {
+		switch p.Proto {
+		case "-1": // everything
 			for _, proto := range []string{"tcp", "udp"} {
 				rules = append(rules, cidrRules(Port{From: 1, To: 65535, Proto: proto}, r)...)
 			}
-		} else if p.Proto == "tcp" || p.Proto == "udp" {
+		case "tcp", "udp":
 			p.From = max(p.From, 1)
 			rules = append(rules, cidrRules(p, r)...)
 		}

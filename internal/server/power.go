@@ -205,7 +205,7 @@ func (m *Manager) waitStopped(ctx context.Context, id string, before *types.Inst
 			}
 			return false, &Error{Op: "stop", Resource: "instance " + id, Reason: "it is gone", Code: KindNotFound}
 		}
-		switch state := stateOf(i); state {
+		switch stateOf(i) {
 		case types.InstanceStateNameStopped:
 			return true, nil
 		case types.InstanceStateNameStopping:
@@ -214,6 +214,7 @@ func (m *Manager) waitStopped(ctx context.Context, id string, before *types.Inst
 			if stopping || before != nil && aws.ToTime(i.LaunchTime).After(aws.ToTime(before.LaunchTime)) {
 				return false, &Error{Op: "stop", Resource: "instance " + id, Code: KindExists, Err: errStartedAgain, Remedy: "run the same command again"}
 			}
+		default: // it has ended
 		}
 		return false, diedWaiting(i, types.InstanceStateNameStopped)
 	})
