@@ -15,7 +15,7 @@ import (
 const freezeLimit = 60 * time.Second
 
 // freezeScript stops all writing to the file systems of data disks and names
-// each on a line. Those that the system itself lives on are left out: with them
+// each on a line. (busybox knows the long options alone.) Those that the system itself lives on are left out: with them
 // frozen nobody could log in to thaw them. The watchdog is there first.
 const freezeScript = `
 run=/run; [ -w "$run" ] || run=/tmp
@@ -30,12 +30,12 @@ while read -r dev at type rest; do
 done < /proc/mounts
 [ -n "$list" ] || exit 0
 command -v fsfreeze > /dev/null || { echo "fsfreeze is not installed" >&2; exit 1; }
-(trap '' HUP; sleep %d; for at in $list; do fsfreeze -u "$at"; done) < /dev/null > /dev/null 2>&1 &
+(trap '' HUP; sleep %d; for at in $list; do fsfreeze --unfreeze "$at"; done) < /dev/null > /dev/null 2>&1 &
 echo $! > "$run/stead-thaw.pid"
 sync
 for at in $list; do
-	if ! fsfreeze -f "$at"; then
-		for done in $list; do fsfreeze -u "$done" 2> /dev/null; done
+	if ! fsfreeze --freeze "$at"; then
+		for done in $list; do fsfreeze --unfreeze "$done" 2> /dev/null; done
 		exit 1
 	fi
 	echo "$at"
@@ -46,7 +46,7 @@ done
 // those that stood still until now.
 const thawScript = `
 run=/run; [ -w "$run" ] || run=/tmp
-for at in %s; do fsfreeze -u "$at" 2> /dev/null && echo "$at"; done
+for at in %s; do fsfreeze --unfreeze "$at" 2> /dev/null && echo "$at"; done
 pid=$(cat "$run/stead-thaw.pid" 2> /dev/null) && kill "$pid" 2> /dev/null
 rm -f "$run/stead-thaw.pid"
 exit 0

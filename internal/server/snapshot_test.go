@@ -107,7 +107,7 @@ func (l *lost) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	l.done = true
 	_ = res.Body.Close()
-	return nil, &http.ProtocolError{ErrorString: "the connection broke"}
+	return nil, errors.New("the connection broke")
 }
 
 // CreateSnapshot and CreateSnapshots take no client token: when an answer is
@@ -247,11 +247,11 @@ type frost struct {
 func (f *frost) Run(_ context.Context, _ *server.Server, script string) (string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if strings.Contains(script, "fsfreeze -f") {
+	if strings.Contains(script, "fsfreeze --freeze") {
 		f.frozen = !f.melts
 		return "/data\n", nil
 	}
-	if !strings.Contains(script, "fsfreeze -u") {
+	if !strings.Contains(script, "fsfreeze --unfreeze") {
 		return "", nil // another's
 	}
 	f.thaws++
