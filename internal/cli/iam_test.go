@@ -26,7 +26,7 @@ var updatePolicy = flag.Bool("update", false, "write "+policyFile+" anew")
 // it to, each with what it is for.
 func unrecorded() map[string]string {
 	return map[string]string{
-		"ec2:CreateImage":                    "likewise, where the image may not be copied",
+		"ec2:CreateImage":                    "image durable, where another's image may not be copied",
 		"ec2:DescribeVolumeStatus":           "show, of a server whose disk is impaired",
 		"ec2:GetConsoleOutput":               "ssh, to learn host keys",
 		"ec2:RebootInstances":                "reboot",
