@@ -76,12 +76,11 @@ func debianPackages() []string {
 
 // debianBuild is one build under way.
 type debianBuild struct {
-	opts   DebianOptions
-	log    *slog.Logger
-	tmp    string // what is made on the way
-	uuid   string // of the root file system
-	reach  int64  // how far the build is, in hundredths
-	cached int    // packages that came from the cache
+	opts  DebianOptions
+	log   *slog.Logger
+	tmp   string // what is made on the way
+	uuid  string // of the root file system
+	reach int64  // how far the build is, in hundredths
 }
 
 var suiteGrammar = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)

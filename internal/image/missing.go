@@ -90,9 +90,15 @@ func MissingForDebian() []Missing {
 	const reason = "building a Debian image"
 	var missing []Missing
 	for _, t := range []tool{
-		{name: "mmdebstrap", pkg: "mmdebstrap"}, {name: "fakechroot", pkg: "fakechroot"}, {name: "fakeroot", pkg: "fakeroot"},
-		{name: "apt-get", pkg: "apt"}, {name: "mke2fs", pkg: "e2fsprogs"}, {name: "sfdisk", pkg: "fdisk"},
-		{name: "mformat", pkg: "mtools"}, {name: "mcopy", pkg: "mtools"}, {name: "tar", pkg: "tar"},
+		{name: "mmdebstrap", pkg: "mmdebstrap"},
+		{name: "fakechroot", pkg: "fakechroot"},
+		{name: "fakeroot", pkg: "fakeroot"},
+		{name: "apt-get", pkg: "apt"},
+		{name: "mke2fs", pkg: "e2fsprogs"},
+		{name: "sfdisk", pkg: "fdisk"},
+		{name: "mformat", pkg: "mtools"},
+		{name: "mcopy", pkg: "mtools"},
+		{name: "tar", pkg: "tar"},
 	} {
 		if _, err := t.find(); err != nil {
 			missing = append(missing, Missing{Name: t.name, Package: t.pkg, Reason: reason})
