@@ -40,6 +40,13 @@ type planStep struct {
 // the verb itself has to say is about things that aren't there, so it is left
 // out.
 func (a *App) dryRun(cmd *cobra.Command, run func() error) error {
+	if fix, err := cmd.Flags().GetBool("fix"); err == nil && fix {
+		return &server.Error{
+			Code: server.KindUsage, Op: "plan", Resource: "`" + cmd.CommandPath() + " --fix`",
+			Reason: "what it finds inside a server decides what it mends",
+			Remedy: cmd.CommandPath() + ", which names what --fix would mend",
+		}
+	}
 	switch how, why := dryRunOf(cmd.CommandPath()); how {
 	case dryRunReads:
 		return run()

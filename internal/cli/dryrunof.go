@@ -17,6 +17,7 @@ const unforeseen = "it can't be foreseen"
 // dryRunOf tells how a command does under --dry-run, and why not if it
 // doesn't. A command that isn't here is refused: whoever adds one says here
 // that nothing of it goes past a client of the SDK, server.Guest or the plan.
+// An option that makes a reading command change something is refused by dryRun.
 func dryRunOf(path string) (how dryRunHow, why string) {
 	_, name, _ := strings.Cut(path, " ")
 	switch name {
