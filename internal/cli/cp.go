@@ -102,8 +102,8 @@ func parsePlace(s string) (place, error) {
 	if strings.Contains(head, "/") || !found {
 		return place{path: s}, nil
 	}
-	name, set, tape := strings.Cut(head, "@")
-	if server.CheckName(name) != nil {
+	name, _, tape := strings.Cut(head, "@")
+	if !isServerName(name) {
 		return place{path: s}, nil
 	}
 	if !tape {
@@ -112,11 +112,14 @@ func parsePlace(s string) (place, error) {
 	if head, path, found = strings.Cut(s, ":/"); !found {
 		return place{}, usage("%s: a path on a tape begins with a slash: NAME@SET:/PATH", s)
 	}
-	if _, set, _ = strings.Cut(head, "@"); set == "" {
+	_, set, _ := strings.Cut(head, "@")
+	if set == "" {
 		return place{}, usage("%s: which snapshot set? @latest is the newest", s)
 	}
 	return place{server: name, set: set, path: "/" + path}, nil
 }
+
+func isServerName(s string) bool { return server.CheckName(s) == nil }
 
 // copied is one copy that was made; its JSON is the verb's output.
 type copied struct {

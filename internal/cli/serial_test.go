@@ -36,8 +36,11 @@ func TestConsoleText(t *testing.T) {
 	}
 	long := strings.Repeat("x", 600)
 	for _, tt := range []struct{ seen, text, want string }{
-		{"", "boot", "boot"}, {"boot", "boot", ""}, {"boot", "boot ok", " ok"},
-		{"head" + long + "end", long[10:] + "end more", " more"}, {"old", "another boot", "another boot"},
+		{"", "boot", "boot"},
+		{"boot", "boot", ""},
+		{"boot", "boot ok", " ok"},
+		{"head" + long + "end", long[10:] + "end more", " more"},
+		{"old", "another boot", "another boot"},
 	} {
 		if got := newOutput(tt.seen, tt.text); got != tt.want {
 			t.Errorf("%q after %q: %q", tt.text, tt.seen, got)

@@ -135,9 +135,14 @@ func writeSSHEntry(w io.Writer, c contexts.Context, v *server.Server, identities
 	checking := map[bool]string{true: "yes", false: "accept-new"}[pinned]
 	fmt.Fprintf(w, "Host %s %s.%s\n", v.Name, v.Name, c.Name)
 	for _, line := range [][2]string{
-		{"HostName", v.SSH.Host}, {"Port", itoa(v.SSH.Port)}, {"User", v.SSH.User},
-		{"HostKeyAlias", hostAlias(c, v.Name)}, {"UserKnownHostsFile", quoteSSH(knownHosts)},
-		{"StrictHostKeyChecking", checking}, {"CheckHostIP", "no"}, {"UpdateHostKeys", "no"},
+		{"HostName", v.SSH.Host},
+		{"Port", itoa(v.SSH.Port)},
+		{"User", v.SSH.User},
+		{"HostKeyAlias", hostAlias(c, v.Name)},
+		{"UserKnownHostsFile", quoteSSH(knownHosts)},
+		{"StrictHostKeyChecking", checking},
+		{"CheckHostIP", "no"},
+		{"UpdateHostKeys", "no"},
 	} {
 		fmt.Fprintf(w, "  %s %s\n", line[0], line[1])
 	}

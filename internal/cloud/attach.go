@@ -171,7 +171,7 @@ var namedDevice = regexp.MustCompile(`^sd([a-z])[0-9]*$`)
 // so on; 0 for names that have none.
 func slotOf(device string) int {
 	m := namedDevice.FindStringSubmatch(shortDevice(device))
-	if m == nil || int(m[1][0]-'a') >= machine.Slots {
+	if len(m) < 2 || int(m[1][0]-'a') >= machine.Slots {
 		return 0
 	}
 	return int(m[1][0]-'a') + 1

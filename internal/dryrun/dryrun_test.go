@@ -129,8 +129,15 @@ func TestFilters(t *testing.T) {
 		name, value string
 		found       bool
 	}{
-		{"tag:stead:server", "web", true}, {"tag:stead:server", "w*", true}, {"tag:stead:server", "w?b", true}, {"tag:stead:server", "db", false},
-		{"tag-key", "stead:server", true}, {"tag-key", "other", false}, {"status", "available", true}, {"size", "3", true}, {"attachment.instance-id", "i-1", false},
+		{"tag:stead:server", "web", true},
+		{"tag:stead:server", "w*", true},
+		{"tag:stead:server", "w?b", true},
+		{"tag:stead:server", "db", false},
+		{"tag-key", "stead:server", true},
+		{"tag-key", "other", false},
+		{"status", "available", true},
+		{"size", "3", true},
+		{"attachment.instance-id", "i-1", false},
 	} {
 		out, err := c.DescribeVolumes(ctx, &ec2.DescribeVolumesInput{
 			VolumeIds: []string{*v.VolumeId}, Filters: []types.Filter{{Name: &one.name, Values: []string{one.value}}},

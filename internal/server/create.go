@@ -225,7 +225,7 @@ func (m *Manager) finishCreate(ctx context.Context, i *types.Instance, f facts, 
 	if err := m.waitReady(ctx, o.Name, id, o.Wait); err != nil {
 		return nil, err
 	}
-	if cmp.Or(o.Wait, WaitSSH) == WaitSSH && opens(splitList(o.open()), sshPort) {
+	if cmp.Or(o.Wait, WaitSSH) == WaitSSH && opensSSH(splitList(o.open())) {
 		if err := m.finishDisks(ctx, o.Name, aws.ToString(i.ImageId), setup); err != nil {
 			return nil, err
 		}

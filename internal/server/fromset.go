@@ -155,6 +155,7 @@ func (m *Manager) makeOf(ctx context.Context, w *world, s Snapshot, tags tagMap,
 			in.Iops = old.Iops
 		case types.VolumeTypeGp3:
 			in.Iops, in.Throughput = old.Iops, old.Throughput
+		default: // the others have nothing to choose
 		}
 	}
 	var made *types.Volume

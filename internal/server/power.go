@@ -250,7 +250,7 @@ func (m *Manager) Reboot(ctx context.Context, name string, wait WaitFor) (*Serve
 // throughout, so a guest that reboots between two looks can't be seen: the
 // wait is short and its end is no error.
 func (m *Manager) awaitSilence(ctx context.Context, s *Server) {
-	if s.SSH.Host == "" || !opens(s.Open, sshPort) {
+	if s.SSH.Host == "" || !opensSSH(s.Open) {
 		return
 	}
 	err := m.poll(ctx, rebootSilence, "ssh to stop", "server "+s.Name, func(ctx context.Context) (bool, error) {

@@ -114,7 +114,10 @@ func (m *Manager) purgeable(ctx context.Context, name string) (*world, error) {
 			return nil, &Error{Code: KindNotFound, Reason: "there is no such server", Remedy: "stead ls"}
 		}
 	}
-	return w, w.mayEnd("purge")
+	if err := w.mayEnd("purge"); err != nil {
+		return nil, err
+	}
+	return w, nil
 }
 
 // purgeList is all that goes.

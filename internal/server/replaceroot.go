@@ -106,6 +106,7 @@ func (m *Manager) awaitTask(ctx context.Context, instanceID, taskID string) erro
 			switch task.TaskState {
 			case types.ReplaceRootVolumeTaskStatePending, types.ReplaceRootVolumeTaskStateInProgress, types.ReplaceRootVolumeTaskStateFailing:
 				return false, nil
+			default:
 			}
 			m.log.DebugContext(ctx, "root volume task ended", "task", taskID, "state", task.TaskState)
 			return true, nil

@@ -74,7 +74,10 @@ func (m *Manager) ashore(ctx context.Context, name string) (*world, error) {
 			return nil, err
 		}
 	}
-	return w, w.underRepair()
+	if err := w.underRepair(); err != nil {
+		return nil, err
+	}
+	return w, nil
 }
 
 // rescued completes what a rescue tells: the set that it came from and the old

@@ -46,7 +46,7 @@ func (m *Manager) waitSSH(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	if !opens(s.Open, sshPort) {
+	if !opensSSH(s.Open) {
 		m.warn("wait for ssh", name, "port 22 isn't open, so ssh isn't waited for")
 		return nil
 	}
@@ -91,14 +91,14 @@ func (m *Manager) sshAnswers(ctx context.Context, a SSHAddr) bool {
 	return false
 }
 
-// opens tells whether a list of ports, as Server.Open has it, has a TCP port.
-func opens(open []string, port int) bool {
+// opensSSH tells whether a list of ports, as Server.Open has it, has ssh's.
+func opensSSH(open []string) bool {
 	ports, err := ParsePorts(strings.Join(open, " "))
 	if err != nil {
 		return false
 	}
 	for _, p := range ports {
-		if p.Proto == "tcp" && p.From <= port && port <= p.To {
+		if p.Proto == "tcp" && p.From <= sshPort && sshPort <= p.To {
 			return true
 		}
 	}

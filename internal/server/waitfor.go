@@ -49,7 +49,7 @@ func (m *Manager) hasCome(ctx context.Context, s *Server, state string) (bool, e
 		return false, &Error{Code: KindExists, Reason: "it is " + s.State, Remedy: wayBack(s.Name, s.State)}
 	case state != string(WaitSSH):
 		return s.State == state, nil
-	case !opens(s.Open, sshPort) && !slices.ContainsFunc(s.Rules, func(r string) bool { return strings.HasPrefix(r, "22@") }):
+	case !opensSSH(s.Open) && !slices.ContainsFunc(s.Rules, func(r string) bool { return strings.HasPrefix(r, "22@") }):
 		return false, &Error{Code: KindExists, Reason: "port 22 isn't open, so ssh can't be waited for", Remedy: "stead open " + s.Name + " 22, or --for running"}
 	}
 	return s.State == StateRunning && s.SSH.Host != "" && m.sshAnswers(ctx, s.SSH), nil

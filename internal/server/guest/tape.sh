@@ -92,6 +92,7 @@ by_tag() {
 	[ -z "$best" ] || echo "$disk $best"
 }
 
+# shellcheck disable=SC2086 # the words are the disks
 set -- $disks
 first=$1
 if [ "${first##*,}" = / ] && ! is_mounted "$dir"; then
