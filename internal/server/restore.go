@@ -159,6 +159,10 @@ func (m *Manager) restoreDetached(ctx context.Context, w *world, set *SnapshotSe
 	if err != nil {
 		return "", err
 	}
+	// A set may bring disks that the server had given up.
+	if err := m.noteDisks(ctx, w.name, nil, nil); err != nil {
+		return "", err
+	}
 	return before, m.unmarkRestored(ctx, w)
 }
 

@@ -261,15 +261,18 @@ func (w *world) mayTake(v *types.Volume, id string) error {
 	return nil
 }
 
-// plugInto plugs a tagged disk into the server's instance, if there is one.
+// plugInto plugs a tagged disk into the server's instance, if there is one, and
+// lists it among the server's disks.
 func (m *Manager) plugInto(ctx context.Context, w *world, v *types.Volume, device string) error {
-	if w.instance == nil {
-		return nil
+	if w.instance != nil {
+		if err := m.plug(ctx, v, w.instance, device); err != nil {
+			return err
+		}
+		if err := m.keepDisks(ctx, aws.ToString(w.instance.InstanceId)); err != nil {
+			return err
+		}
 	}
-	if err := m.plug(ctx, v, w.instance, device); err != nil {
-		return err
-	}
-	return m.keepDisks(ctx, aws.ToString(w.instance.InstanceId))
+	return m.noteDisks(ctx, w.name, v, nil)
 }
 
 // settled takes the mark of an unfinished step off a disk and shows it.

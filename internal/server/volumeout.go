@@ -136,12 +136,27 @@ func (m *Manager) volumeDetach(ctx context.Context, volumeID string, force bool)
 			return nil, err
 		}
 	}
+	// The list goes first: as long as the disk is the server's, the same
+	// command comes by here again.
+	if err := m.unlist(ctx, v); err != nil {
+		return nil, err
+	}
 	if t[tagServer] != "" {
 		if err := m.untag(ctx, volumeID, tagServer, tagRole, tagStep); err != nil {
 			return nil, err
 		}
 	}
 	return m.disk(ctx, volumeID)
+}
+
+// unlist takes a disk off the list of its server's disks. One that was
+// replaced isn't on it: what is listed there is its successor.
+func (m *Manager) unlist(ctx context.Context, v *types.Volume) error {
+	name := tagOf(v.Tags, tagServer)
+	if name == "" || hasTag(v.Tags, tagSupersededBy) || isComing(v) {
+		return nil
+	}
+	return m.noteDisks(ctx, name, nil, v)
 }
 
 // letGo unmounts a disk where a server's system has it, and unplugs it.
@@ -235,6 +250,9 @@ func (m *Manager) volumeDelete(ctx context.Context, volumeID string, lastSnapsho
 		if r.SnapshotID, err = m.lastSnapshot(ctx, v); err != nil {
 			return nil, err
 		}
+	}
+	if err := m.unlist(ctx, v); err != nil {
+		return nil, err
 	}
 	return r, m.step("delete disk", volumeID, func() error {
 		if _, err := m.ec2.DeleteVolume(ctx, &ec2.DeleteVolumeInput{VolumeId: &volumeID}); err != nil && KindOf(err) != KindNotFound {
