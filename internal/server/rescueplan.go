@@ -207,7 +207,11 @@ func (w *world) planWay(asked RescueBy, o RescueOptions, p *RescuePlan) error {
 	case len(data) > 0:
 		p.By, p.Why = RescueSwap, "the data disks must be there before the root's first boot"
 	default:
-		p.By, p.Why = RescueSwap, "nothing is copied"
+		// Not by task, although one would do. Measured on the local cloud with
+		// a small image, from terminate to ssh, a swap takes half of the time:
+		// it cuts the stub off, while a task lets the stub boot far enough to
+		// shut down in order, for nothing.
+		p.By, p.Why = RescueSwap, "nothing is copied, and the stub needn't shut down in order"
 	}
 	return nil
 }
