@@ -64,6 +64,23 @@ func TestScheduledRunsAreSets(t *testing.T) {
 	}
 }
 
+// A policy that goes by volumes takes each disk at a moment of its own, and
+// says nothing of one instant; nor do the disks, whatever they were made of.
+func TestRunByVolumesIsNotOfOneInstant(t *testing.T) {
+	day := time.Date(2026, 11, 22, 3, 0, 0, 0, time.UTC)
+	old := tagMap{tagSet: "old", tagSetSize: "2", tagSetInstant: "yes", tagSetPart: RoleRoot, tagSetFrozen: "yes", tagNote: "x"}
+	disk := func(more tagMap) tagMap { // what a restore makes of a snapshot of a set
+		return diskTags(old.with(more).list()).with(tagMap{tagPolicy: "policy-1", tagSchedule: "stead"})
+	}
+	sets := setsOf([]types.Snapshot{
+		tape("snap-1", "vol-r", day, disk(tagMap{tagRole: RoleRoot, tagDevice: "/dev/sda1", tagDisks: "/dev/sda1 /dev/sdf"})),
+		tape("snap-2", "vol-d", day.Add(time.Minute), disk(tagMap{tagRole: RoleData, tagDevice: "/dev/sdf"})),
+	})
+	if len(sets) != 1 || !sets[0].Complete || sets[0].OneInstant || sets[0].Frozen || sets[0].Part != "" || sets[0].Note != "" {
+		t.Errorf("the sets are %+v", sets)
+	}
+}
+
 func TestSetsByHand(t *testing.T) {
 	began := time.Date(2026, 11, 22, 3, 0, 0, 0, time.UTC)
 	member := func(set, size, role, part string) tagMap {
