@@ -11,36 +11,44 @@ import (
 )
 
 type moveOptions struct {
-	name, to, region string
-	yes              bool
-	server           server.MoveOptions
-	wait             waitFlag
+	name, to string
+	yes      bool
+	server   server.MoveOptions
+	wait     waitFlag
 }
 
 func newMove(a *App) *cobra.Command {
 	var o moveOptions
 	cmd := &cobra.Command{
-		Use:   "move NAME --zone ZONE",
-		Short: "Move a server to another zone",
+		Use:   "move NAME {--zone ZONE | --region REGION}",
+		Short: "Move a server to another zone or region",
 		Long: `Moves a server to another availability zone of the region: it is shut down, its
 disks get snapshots, and new disks of these run there, with the same fixed
 address. Its private address changes. The old disks stay until --release
 deletes them; until the server runs in the new zone, "stead rescue NAME" brings
 it back in the old one.
 
+With --region the snapshots are copied to the other region, and the server runs
+there with an address of its own. All stays here, stopped, so that "stead start
+NAME" brings it back as it was, until --release with the same --region deletes
+instance, disks and address; the snapshots stay. Its schedules are to be set up
+anew there. Whether the region can run it is seen before anything is changed.
+
 Interrupted, the same command goes on from where it was.`,
 		Example: `  stead move web --zone eu-central-1b
-  stead move web --release`,
+  stead move web --release
+  stead move web --region eu-west-1
+  stead move web --region eu-west-1 --release`,
 		Args:              exactly("NAME"),
 		ValidArgsFunction: a.completeServers,
 		Annotations:       map[string]string{resumable: "yes"},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.server.Zone, "zone", "", "availability `ZONE` to go to")
-	f.StringVar(&o.region, "region", "", "`REGION` to go to (not possible yet)")
+	f.StringVar(&o.server.Zone, "zone", "", "availability `ZONE` to go to (with --region default its first)")
+	f.StringVar(&o.server.Region, "region", "", "`REGION` to go to, of the same context")
 	f.StringVar(&o.to, "to", "", "`CONTEXT` to go to (not possible yet)")
 	f.StringVar(&o.server.Type, "type", "", "instance `TYPE` (default the server's)")
-	f.BoolVar(&o.server.Release, "release", false, "delete the old disks of a move that is done")
+	f.BoolVar(&o.server.Release, "release", false, "delete what a move that is done left behind")
 	addYesFlag(f, &o.yes)
 	addWaitFlag(cmd, &o.wait)
 	_ = cmd.RegisterFlagCompletionFunc("to", a.completeContexts)
@@ -58,12 +66,8 @@ func (o *moveOptions) check() error {
 		e.Reason = "a move to another context needs the EBS direct APIs on both sides, and stead doesn't speak them yet"
 		e.Remedy = "copy the files: stead cp " + o.name + ":/path . here, and back with --context " + o.to
 		return e
-	case o.region != "":
-		e.Reason = "a move to another region isn't possible yet"
-		e.Remedy = "stead image durable " + o.name + ", then stead image copy ID --region " + o.region + ", and create from it there"
-		return e
-	case o.server.Release == (o.server.Zone != ""):
-		return usage("either --zone ZONE or --release")
+	case o.server.Release && o.server.Zone != "", !o.server.Release && o.server.Zone == "" && o.server.Region == "":
+		return usage("either --zone ZONE, --region REGION or --release")
 	}
 	return nil
 }
@@ -72,11 +76,7 @@ func (a *App) move(ctx context.Context, o moveOptions) error {
 	if err := o.check(); err != nil {
 		return err
 	}
-	question := fmt.Sprintf("Move %s to %s? It is shut down meanwhile, and gets another private address. Its old disks stay.", o.name, o.server.Zone)
-	what := "move server " + o.name
-	if o.server.Release {
-		question, what = "Delete the disks that "+o.name+" left where it was? Their snapshots stay.", "release the old disks of "+o.name
-	}
+	what, question := o.question()
 	if err := a.confirm(o.yes, what, question); err != nil {
 		return err
 	}
@@ -93,6 +93,10 @@ func (a *App) move(ctx context.Context, o moveOptions) error {
 	if err != nil {
 		return err
 	}
+	stays, region := "the old disks stay", ""
+	if o.server.Region != "" {
+		stays, region = "it stays in "+result.From+", stopped", " --region "+o.server.Region
+	}
 	return a.print(result, func(w io.Writer) {
 		a.writeServer(w, result.Server)
 		if len(result.Released) > 0 {
@@ -100,8 +104,21 @@ func (a *App) move(ctx context.Context, o moveOptions) error {
 			writeDisks(w, result.Released)
 		}
 		if len(result.Source) > 0 {
-			fmt.Fprintf(w, "the old disks stay; when you are sure: stead move %s --release\n", o.name)
+			fmt.Fprintf(w, "%s; when you are sure: stead move %s%s --release\n", stays, o.name, region)
 			writeDisks(w, result.Source)
 		}
 	})
+}
+
+// question asks what is to be done.
+func (o *moveOptions) question() (what, question string) {
+	switch {
+	case o.server.Release && o.server.Region != "":
+		return "release what " + o.name + " left behind", "Delete the instance, the disks and the address that " + o.name + " left here? It must run in " + o.server.Region + ". Their snapshots stay."
+	case o.server.Release:
+		return "release the old disks of " + o.name, "Delete the disks that " + o.name + " left where it was? Their snapshots stay."
+	case o.server.Region != "":
+		return "move server " + o.name, fmt.Sprintf("Move %s to %s? It is shut down here, and gets other addresses there. All that is here stays.", o.name, o.server.Region)
+	}
+	return "move server " + o.name, fmt.Sprintf("Move %s to %s? It is shut down meanwhile, and gets another private address. Its old disks stay.", o.name, o.server.Zone)
 }

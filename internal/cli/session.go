@@ -63,18 +63,22 @@ func (a *App) openContext(ctx context.Context, c contexts.Context, start bool) (
 		return nil, err
 	}
 	s.api = ec2.NewFromConfig(cfg, func(o *ec2.Options) { o.BaseEndpoint = cfg.BaseEndpoint })
-	conf := server.Config{
-		EC2:    s.api,
-		SSM:    ssm.NewFromConfig(cfg, func(o *ssm.Options) { o.BaseEndpoint = cfg.BaseEndpoint }),
-		DLM:    dlm.NewFromConfig(cfg, func(o *dlm.Options) { o.BaseEndpoint = cfg.BaseEndpoint }),
-		STS:    sts.NewFromConfig(cfg, func(o *sts.Options) { o.BaseEndpoint = cfg.BaseEndpoint }),
-		Region: cfg.Region,
-		Local:  s.local != nil,
-		Log:    a.log(),
-		Notify: s.progress.event,
-		Now:    a.Now,
-		// The local cloud costs nothing to ask and is often quicker than that.
-		PollMax: pollMax(s.local != nil),
+	conf := a.managerConfig(s, cfg)
+	conf.Regional = func(region string) (*server.Manager, error) {
+		far := e
+		far.region = region
+		cfg, err := a.config(ctx, far)
+		if err != nil {
+			return nil, err
+		}
+		if s.plan != nil {
+			_ = a.foreseen(cfg)
+		}
+		conf := a.managerConfig(s, cfg)
+		if s.plan != nil {
+			conf.Dial = (&dryDial{plan: s.plan}).dial
+		}
+		return server.New(conf), nil
 	}
 	s.region = cfg.Region
 	if cfg.BaseEndpoint == nil {
@@ -93,6 +97,23 @@ func (a *App) openContext(ctx context.Context, c contexts.Context, start bool) (
 	}
 	s.servers = server.New(conf)
 	return s, nil
+}
+
+// managerConfig joins a Manager to the region that a configuration leads to.
+func (a *App) managerConfig(s *session, cfg aws.Config) server.Config {
+	return server.Config{
+		EC2:    ec2.NewFromConfig(cfg, func(o *ec2.Options) { o.BaseEndpoint = cfg.BaseEndpoint }),
+		SSM:    ssm.NewFromConfig(cfg, func(o *ssm.Options) { o.BaseEndpoint = cfg.BaseEndpoint }),
+		DLM:    dlm.NewFromConfig(cfg, func(o *dlm.Options) { o.BaseEndpoint = cfg.BaseEndpoint }),
+		STS:    sts.NewFromConfig(cfg, func(o *sts.Options) { o.BaseEndpoint = cfg.BaseEndpoint }),
+		Region: cfg.Region,
+		Local:  s.local != nil,
+		Log:    a.log(),
+		Notify: s.progress.event,
+		Now:    a.Now,
+		// The local cloud costs nothing to ask and is often quicker than that.
+		PollMax: pollMax(s.local != nil),
+	}
 }
 
 // pollMax is the longest pause between two looks; zero is the Manager's own.

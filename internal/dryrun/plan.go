@@ -74,9 +74,19 @@ func (p *Plan) id(prefix string) string {
 // Placeholder tells whether an ID stands for something that isn't made yet.
 func Placeholder(id string) bool { return strings.Contains(id, placeholder) }
 
+// signer is the SDK's name for what signs a second request.
+const signer = "Presign"
+
 // Attach puts the view into a client's middleware: it is one of its
 // APIOptions, and must be the last.
 func (c *Cloud) Attach(stack *middleware.Stack) error {
+	// CopySnapshot's request for the source region is signed by a second
+	// operation, which would come here too. Nothing is sent, so none is needed.
+	if _, ok := stack.Initialize.Get(signer); ok {
+		if _, err := stack.Initialize.Remove(signer); err != nil {
+			return err
+		}
+	}
 	return stack.Initialize.Add(layer{c}, middleware.After)
 }
 

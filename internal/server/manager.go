@@ -36,6 +36,9 @@ type Config struct {
 	// Guest reaches into a server's operating system. nil: what needs it says
 	// so.
 	Guest Guest
+	// Regional returns the Manager of another region of the same cloud, for
+	// what goes from one to the other. nil: there is but one.
+	Regional func(region string) (*Manager, error)
 	// Dial connects to ssh to see whether it answers. Default: net.Dialer.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
@@ -66,6 +69,7 @@ type Manager struct {
 	stateTimeout time.Duration
 	sshTimeout   time.Duration
 	guest        Guest
+	regional     func(region string) (*Manager, error)
 	dial         func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
@@ -73,7 +77,7 @@ type Manager struct {
 func New(cfg Config) *Manager {
 	m := &Manager{
 		ec2: cfg.EC2, ssm: cfg.SSM, dlm: cfg.DLM, sts: cfg.STS, region: cfg.Region, prices: cfg.Prices, local: cfg.Local,
-		log: cfg.Log, notify: cfg.Notify, now: cfg.Now, guest: cfg.Guest, dial: cfg.Dial,
+		log: cfg.Log, notify: cfg.Notify, now: cfg.Now, guest: cfg.Guest, dial: cfg.Dial, regional: cfg.Regional,
 		pollMin:      orDuration(cfg.PollMin, 100*time.Millisecond),
 		pollMax:      orDuration(cfg.PollMax, 3*time.Second),
 		stateTimeout: orDuration(cfg.StateTimeout, 10*time.Minute),

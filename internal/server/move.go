@@ -12,9 +12,12 @@ import (
 
 // MoveOptions says where a server goes.
 type MoveOptions struct {
-	Zone string // another zone of this region
-	Type string // "" means the recorded one
-	// Release deletes the old disks of a move that is done.
+	Zone string // another zone of this region, or one of Region
+	// Region is another region of the same cloud.
+	Region string
+	Type   string // "" means the recorded one
+	// Release deletes the old disks of a move that is done; with Region, all
+	// that the server has left in this one.
 	Release bool
 	Wait    WaitFor
 }
@@ -22,14 +25,16 @@ type MoveOptions struct {
 // MoveResult is a server that has moved.
 type MoveResult struct {
 	Server *Server `json:"server"`
-	Set    string  `json:"set,omitempty"` // that the new disks were made of
+	Set    string  `json:"set,omitempty"`  // that the new disks were made of
+	From   string  `json:"from,omitempty"` // the region that it left
 	// Source are the old disks, which stay until they are released, and
 	// Released those that are deleted.
 	Source   []Disk `json:"source"`
 	Released []Disk `json:"released"`
 }
 
-// Move brings a server to another zone as new disks, or releases the old ones.
+// Move brings a server to another zone, or another region, as new disks; or
+// releases the old ones. To a zone:
 //
 //	stop → snapshots of all disks → terminate → launch from them in the other
 //	zone → the old disks stay, as superseded, until they are released
@@ -47,8 +52,11 @@ func (m *Manager) move(ctx context.Context, name string, o MoveOptions) (*MoveRe
 	if err != nil {
 		return nil, err
 	}
-	if w.empty() {
+	if w.empty() && (o.Region == "" || !o.Release) { // a release may be over but for its answer
 		return nil, &Error{Code: KindNotFound, Reason: "there is no such server", Remedy: "stead ls"}
+	}
+	if o.Region != "" {
+		return m.moveRegion(ctx, w, o)
 	}
 	if o.Release {
 		return m.release(ctx, w)

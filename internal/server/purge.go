@@ -201,14 +201,20 @@ func (m *Manager) lastSet(ctx context.Context, w *world, o PurgeOptions) (*world
 			}
 		}
 	}
+	if err := m.markPurge(ctx, w, set); err != nil {
+		return nil, err
+	}
+	return m.observe(ctx, w.name)
+}
+
+// markPurge marks a server's disks as ready to go, with their last set.
+func (m *Manager) markPurge(ctx context.Context, w *world, set string) error {
 	var ids []string
 	for _, v := range w.volumes {
 		ids = append(ids, aws.ToString(v.VolumeId))
 	}
-	if _, err := m.ec2.CreateTags(ctx, &ec2.CreateTagsInput{Resources: ids, Tags: tagMap{tagStep: stepPurge + " " + set}.list()}); err != nil {
-		return nil, wrap("mark", "the disks of "+w.name, err)
-	}
-	return m.observe(ctx, w.name)
+	_, err := m.ec2.CreateTags(ctx, &ec2.CreateTagsInput{Resources: ids, Tags: tagMap{tagStep: stepPurge + " " + set}.list()})
+	return wrap("mark", "the disks of "+w.name, err)
 }
 
 // atRest stops a server's instance, if it has one.
@@ -225,15 +231,20 @@ func (m *Manager) atRest(ctx context.Context, w *world) (*world, error) {
 	return m.observe(ctx, w.name)
 }
 
-// takeLast takes a set of disks at rest and returns its ID once it is
-// completed and every disk is in it. The ID follows from the disks and from
-// when they last ran.
-func (m *Manager) takeLast(ctx context.Context, w *world, volumes []types.Volume, prefix, note string) (string, error) {
+// lastSetID names the set of a server's disks at rest. It follows from the
+// disks and from when they last ran.
+func (w *world) lastSetID(prefix string) string {
 	ran := ""
 	if w.instance != nil {
 		ran = aws.ToTime(w.instance.LaunchTime).UTC().String()
 	}
-	plan := setPlan{server: w.name, id: prefix + "-" + digest(append([]string{w.name, ran}, w.lifeIDs()...)...)[:12], note: note, volumes: volumes}
+	return prefix + "-" + digest(append([]string{w.name, ran}, w.lifeIDs()...)...)[:12]
+}
+
+// takeLast takes a set of disks at rest and returns its ID once it is
+// completed and every disk is in it.
+func (m *Manager) takeLast(ctx context.Context, w *world, volumes []types.Volume, prefix, note string) (string, error) {
+	plan := setPlan{server: w.name, id: w.lastSetID(prefix), note: note, volumes: volumes}
 	if err := m.quietSet(ctx, w, plan); err != nil {
 		return "", err
 	}
