@@ -107,7 +107,7 @@ func (w *world) cloneConflict(source string) error {
 func (m *Manager) cloneSet(ctx context.Context, w *world, source string, o CloneOptions) (*SnapshotSet, error) {
 	if w.instance != nil {
 		under := tagOf(w.instance.Tags, tagSet)
-		if o.Set != "" && o.Set != under && o.Set != "latest" {
+		if another(o.Set, under) {
 			return nil, &Error{Code: KindExists, Reason: "a clone of set " + under + " isn't finished", Remedy: "stead clone " + source + " " + w.name}
 		}
 		return m.setAt(ctx, source, time.Time{}, under)

@@ -227,7 +227,11 @@ func (w *world) warnings(s *Server) []string {
 		add("its root disk is out for repair: `stead repair %s` goes on, with --finish it is put back", w.name)
 	}
 	if w.instance != nil {
-		if verb, _, _ := strings.Cut(tagOf(w.instance.Tags, tagStep), " "); verb != "" {
+		switch verb, _, _ := strings.Cut(tagOf(w.instance.Tags, tagStep), " "); verb {
+		case "":
+		case stepRestore: // start would refuse it
+			add("a restore isn't finished: run `stead restore %s` again", w.name)
+		default:
 			add("%s isn't finished: run the same command again, or `stead start %s`", verb, w.name)
 		}
 	}

@@ -212,7 +212,7 @@ func (m *Manager) orphanVolumes(e *estate) []Orphan {
 		switch {
 		case o.Reason != "":
 		case d.SupersededBy != "":
-			o.Reason = "replaced by " + d.SupersededBy + " in a rescue of " + d.Server
+			o.Reason = "replaced by " + d.SupersededBy + " in a rescue or restore of " + d.Server
 		case d.InstanceID != "":
 			o.Reason = "a disk of " + d.InstanceID + ", which is no server"
 		default:

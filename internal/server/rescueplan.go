@@ -103,7 +103,7 @@ func (m *Manager) sameSource(ctx context.Context, w *world, o RescueOptions) (*S
 func (m *Manager) planSet(ctx context.Context, w *world, o RescueOptions, p *RescuePlan) error {
 	explicit := o.Set != "" || !o.At.IsZero()
 	if id, part, ok := w.restoring(); ok {
-		if o.Set != "" && o.Set != id || part != "" {
+		if another(o.Set, id) || part != "" {
 			return &Error{Code: KindExists, Reason: "a restore of set " + id + " isn't finished", Remedy: "stead restore " + w.name}
 		}
 		set, err := m.setAt(ctx, w.name, time.Time{}, id)

@@ -101,7 +101,7 @@ func (m *Manager) restoreSource(ctx context.Context, w *world, o RestoreOptions)
 	}
 	explicit := o.Set != "" || !o.At.IsZero()
 	if id, part, ok := w.restoring(); ok {
-		if o.Set != "" && o.Set != id || o.Part != "" && o.Part != part {
+		if another(o.Set, id) || o.Part != "" && o.Part != part {
 			return nil, "", &Error{Code: KindExists, Reason: "a restore of " + cmp.Or(part, "all disks") + " of set " + id + " isn't finished", Remedy: "stead restore " + w.name}
 		}
 		set, err := m.setAt(ctx, w.name, time.Time{}, id)

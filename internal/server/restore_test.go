@@ -178,7 +178,33 @@ func TestRestoreUnfinished(t *testing.T) {
 			t.Errorf("%s meanwhile: %v (%s)", verb, err, server.Remedy(err))
 		}
 	}
+	s, err := m.Show(ctx, "web")
+	b.check(err)
+	if got := strings.Join(s.Warnings, "\n"); !strings.Contains(got, "run `stead restore web` again") || strings.Contains(got, "stead start") {
+		t.Errorf("warns: %s", got)
+	}
 	r, err := m.Restore(ctx, "web", server.RestoreOptions{})
+	b.check(err)
+	b.fromSet(r.Server, set)
+}
+
+// The newest set is another one once the disks have theirs taken as they were
+// before: the same command goes on with that which it began with.
+func TestRestoreLatestKilled(t *testing.T) {
+	k := &killer{}
+	b := newBench(t, k)
+	m := b.manager(b.client)
+	_, set := b.quietServer(m)
+	latest := func(ctx context.Context) error {
+		_, err := m.Restore(ctx, "web", server.RestoreOptions{Set: "latest"})
+		return err
+	}
+	for _, calls := range []int{6, 3} { // the second in the midst of going on
+		if fired, err := k.killed(calls, latest); !fired || err == nil {
+			t.Fatalf("not interrupted: %v", err)
+		}
+	}
+	r, err := m.Restore(t.Context(), "web", server.RestoreOptions{Set: "latest"})
 	b.check(err)
 	b.fromSet(r.Server, set)
 }

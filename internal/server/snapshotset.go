@@ -287,11 +287,21 @@ func (m *Manager) setAt(ctx context.Context, name string, at time.Time, id strin
 	return nil, e
 }
 
-// pickSet returns the set called id; "latest" is the newest complete one.
+// latestSet names the newest complete set of a server's disks.
+const latestSet = "latest"
+
+// another tells whether a set is asked for that isn't the one that a command
+// under way is from. The newest may be newer by now, by the command's own
+// doing: asked for again it is still the one that it was.
+func another(asked, under string) bool {
+	return asked != "" && asked != under && asked != latestSet
+}
+
+// pickSet returns the set called id, or the newest complete one for latestSet.
 func pickSet(sets []SnapshotSet, name, id string) (*SnapshotSet, error) {
 	for k := range sets {
 		s := &sets[k]
-		if id == "latest" && s.Complete && s.Part == "" {
+		if id == latestSet && s.Complete && s.Part == "" {
 			return s, nil
 		}
 		if s.ID != id {
