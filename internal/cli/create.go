@@ -30,7 +30,7 @@ type createOptions struct {
 	key, user, userDataFile         string
 	open, from                      string
 	raid, mount, fs, profile        string
-	noAddress, spot, yes            bool
+	noAddress, spot, yes, many      bool
 	count                           int
 	wait                            waitFlag
 }
@@ -91,7 +91,7 @@ Interrupted, the same command goes on from where it was.`,
 	_ = cmd.RegisterFlagCompletionFunc("raid", cobra.FixedCompletions([]string{"0", "1", "10"}, cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.RegisterFlagCompletionFunc("fs", cobra.FixedCompletions([]string{"ext4", "xfs"}, cobra.ShellCompDirectiveNoFileComp))
 	return a.command(cmd, func(ctx context.Context, args []string) error {
-		o.name = args[0]
+		o.name, o.many = args[0], f.Changed("count")
 		return a.create(ctx, o)
 	})
 }
@@ -121,7 +121,7 @@ func (a *App) create(ctx context.Context, o createOptions) error {
 	if err := a.showPrice(ctx, s, opts, o); err != nil {
 		return err
 	}
-	if o.count != 0 {
+	if o.many { // of --count 0 too: it asks for none
 		return a.createMany(ctx, s, opts, o.count)
 	}
 	made, err := s.servers.Create(ctx, opts)

@@ -54,7 +54,12 @@ Times are UTC. --cron takes a crontab's five fields, or the six of EventBridge.`
 	f.StringVar(&o.Role, "role", "", "`ARN` of the role that takes the snapshots")
 	f.BoolVar(&o.off, "off", false, "end the schedule; its snapshots stay")
 	_ = cmd.RegisterFlagCompletionFunc("every", cobra.FixedCompletions([]string{"1h", "2h", "3h", "4h", "6h", "8h", "12h", "24h"}, cobra.ShellCompDirectiveNoFileComp))
-	a.command(cmd, func(ctx context.Context, args []string) error { return a.schedule(ctx, args[0], o) })
+	a.command(cmd, func(ctx context.Context, args []string) error {
+		if f.Changed("keep") && o.Keep < 1 {
+			return usage("--keep %d: want how many to keep, 1 to 1000", o.Keep)
+		}
+		return a.schedule(ctx, args[0], o)
+	})
 	cmd.AddCommand(newScheduleLs(a))
 	return cmd
 }

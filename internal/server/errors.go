@@ -150,6 +150,8 @@ func codeRemedy(err error) string {
 		if strings.Contains(text, "disableapistop") || strings.Contains(text, "disableapitermination") {
 			return "stead unprotect NAME"
 		}
+	case "InvalidKeyPair":
+		return "give --key the file of a public key, or leave it away for stead's own"
 	case "InvalidZone":
 		return "choose another zone, or leave the choice to the cloud"
 	case "InvalidInstanceType":
