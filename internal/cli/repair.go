@@ -14,6 +14,7 @@ import (
 
 type repairOptions struct {
 	name, command string
+	fix           string
 	image, kind   string
 	finish, hold  bool
 	force, yes    bool
@@ -34,9 +35,18 @@ has a shell that runs. When the shell ends the disk is put back, the server
 started again if it ran, and the helper removed. With a command that runs
 instead of a shell, and its exit code is the one of this command.
 
+--fix runs one of these instead of a shell. Each can be repeated, keeps what it
+changes beside it, and deletes no file of yours:
+  fstab      gives the disks in /etc/fstab nofail, but for the system's own
+  sshd       puts the permissions of /etc/ssh right, and where sshd refuses its
+             configuration, has it take the one of its package
+  disk-full  drops packages that were fetched and old journals, and names the
+             biggest folders
+
 Interrupted, the same command goes on, and --finish puts all back. Until then
 the server can't be started.`,
 		Example: `  stead repair web
+  stead repair web --fix fstab
   stead repair web --yes -- sed -i 's/^UUID=dead/#&/' /etc/fstab
   stead repair web --finish`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -48,12 +58,15 @@ the server can't be started.`,
 	f := cmd.Flags()
 	f.StringVar(&o.image, "image", "", "image `ID` or alias of the helper (default the server's)")
 	f.StringVar(&o.kind, "type", "", "instance `TYPE` of the helper (default a small one)")
+	f.StringVar(&o.fix, "fix", "", "mend `WHAT` instead of a shell: fstab, sshd or disk-full")
 	f.BoolVar(&o.finish, "finish", false, "put the disk back, after an interruption or --hold")
 	f.BoolVar(&o.hold, "hold", false, "leave the disk at the helper when the shell ends")
 	f.BoolVar(&o.force, "force", false, "switch a server off that doesn't shut down; go on where the helper doesn't unmount")
 	addYesFlag(f, &o.yes)
 	addWaitFlag(cmd, &o.wait)
 	cmd.MarkFlagsMutuallyExclusive("finish", "hold")
+	cmd.MarkFlagsMutuallyExclusive("finish", "fix")
+	_ = cmd.RegisterFlagCompletionFunc("fix", cobra.FixedCompletions(server.Fixes(), cobra.ShellCompDirectiveNoFileComp))
 	return a.command(cmd, func(ctx context.Context, args []string) error {
 		o.name, o.command = args[0], strings.Join(args[1:], " ")
 		if len(args) > 2 {
@@ -66,6 +79,14 @@ the server can't be started.`,
 func (a *App) repair(ctx context.Context, o repairOptions) error {
 	if o.finish && o.command != "" {
 		return usage("--finish takes no command")
+	}
+	if o.fix != "" {
+		if o.command != "" {
+			return usage("--fix takes no command")
+		}
+		if err := server.CheckFix(o.fix); err != nil {
+			return err
+		}
 	}
 	s, err := a.open(ctx)
 	if err != nil {
@@ -93,11 +114,14 @@ func (a *App) repair(ctx context.Context, o repairOptions) error {
 	if err != nil {
 		return err
 	}
-	if o.command != "" {
+	if o.runs() {
 		return a.exitWith(code) // stdout is the command's
 	}
 	return a.print(v, func(w io.Writer) { a.writeServer(w, v) })
 }
+
+// runs tells that something else than a shell is run.
+func (o *repairOptions) runs() bool { return o.command != "" || o.fix != "" }
 
 func (a *App) exitWith(code int) error {
 	if code != 0 {
@@ -108,7 +132,7 @@ func (a *App) exitWith(code int) error {
 
 // repairBegin opens the disk, and runs the shell or command on it.
 func (a *App) repairBegin(ctx context.Context, s *session, o repairOptions) (int, error) {
-	if o.command == "" && !o.hold && !isTerminal(a.Stdin) {
+	if !o.runs() && !o.hold && !isTerminal(a.Stdin) {
 		return 0, usage("a shell needs a terminal; name a command: stead repair %s -- COMMAND", o.name)
 	}
 	v, err := s.servers.Get(ctx, o.name)
@@ -137,12 +161,16 @@ func (a *App) repairBegin(ctx context.Context, s *session, o repairOptions) (int
 	defer a.forgetHelper(t.Alias)
 	s.progress.close()
 	a.greet(o, r)
-	if o.command == "" && o.hold {
+	if !o.runs() && o.hold {
 		return 0, nil
 	}
+	line := r.CommandLine(o.command)
+	if o.fix != "" {
+		line = r.FixLine(o.fix)
+	}
 	code, err := sshclient.Run(ctx, t, sshclient.Stdio{
-		In: a.Stdin, Out: a.Stdout, Err: a.Stderr, Batch: !isTerminal(a.Stdin), TTY: o.command == "",
-	}, rootShell(t.User, r.CommandLine(o.command)))
+		In: a.Stdin, Out: a.Stdout, Err: a.Stderr, Batch: !isTerminal(a.Stdin), TTY: !o.runs(),
+	}, rootShell(t.User, line))
 	if err != nil {
 		return 0, &server.Error{
 			Op: "ssh to", Resource: "helper " + r.Helper.InstanceID, Err: err, Code: sshKind(ctx, err),
@@ -156,7 +184,7 @@ func (a *App) repairBegin(ctx context.Context, s *session, o repairOptions) (int
 // command's.
 func (a *App) greet(o repairOptions, r *server.Repair) {
 	switch {
-	case a.flags.quiet || o.command != "" && r.Problem == "":
+	case a.flags.quiet || o.runs() && r.Problem == "":
 		return
 	case r.Problem != "":
 		fmt.Fprintf(a.Stderr, "warning: %s\nThis is the helper; the disk is %s and isn't mounted.\n", r.Problem, r.Device)
