@@ -315,6 +315,9 @@ func registerInput(f facts, p imagePlan) *ec2.RegisterImageInput {
 	if f.BootMode != "" {
 		in.BootMode = types.BootModeValues(f.BootMode)
 	}
+	if f.TPM == string(types.TpmSupportValuesV20) {
+		in.TpmSupport = types.TpmSupportValuesV20
+	}
 	if f.Kernel != "" {
 		in.KernelId = aws.String(f.Kernel)
 	}
