@@ -83,6 +83,9 @@ func (m *Manager) quietSet(ctx context.Context, w *world, plan setPlan) error {
 				return err
 			}
 		}
+		if err := m.retireStale(ctx, w, plan.id); err != nil {
+			return err
+		}
 		taken, err := m.setSnapshots(ctx, w.name, plan.id)
 		if err != nil {
 			return err
@@ -105,6 +108,38 @@ func (m *Manager) quietSet(ctx context.Context, w *world, plan setPlan) error {
 		}
 		return nil
 	})
+}
+
+// retireStale gives the snapshots of a set another set's name if the server's
+// instance was started after them. A move that was cut off leaves such a set,
+// and its name follows from disks that have been written to since: whoever came
+// back from it would come back to that day.
+func (m *Manager) retireStale(ctx context.Context, w *world, id string) error {
+	if w.instance == nil {
+		return nil
+	}
+	found, err := m.findSnapshots(ctx, filter("tag:"+tagServer, w.name), filter("tag:"+tagSet, id))
+	if err != nil {
+		return err
+	}
+	launched := aws.ToTime(w.instance.LaunchTime)
+	var stale []string
+	began := launched
+	for _, s := range found {
+		if at := aws.ToTime(s.StartTime); at.Before(launched) {
+			stale = append(stale, aws.ToString(s.SnapshotId))
+			if at.Before(began) {
+				began = at
+			}
+		}
+	}
+	if len(stale) == 0 {
+		return nil
+	}
+	_, err = m.ec2.CreateTags(ctx, &ec2.CreateTagsInput{
+		Resources: stale, Tags: tagMap{tagSet: id + "-" + began.UTC().Format(setTime)}.list(),
+	})
+	return wrap("rename", "the stale set "+id, err)
 }
 
 // waitQuiet waits until a disk is plugged in nowhere but in a stopped instance.

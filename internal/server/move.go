@@ -137,7 +137,7 @@ func (m *Manager) moved(ctx context.Context, name, set string) (*MoveResult, err
 }
 
 // release deletes the old disks of a move: those in other zones than the
-// server, whose successor it has. Each must have a completed snapshot.
+// server, whose successor it has. Each gets a last snapshot first.
 func (m *Manager) release(ctx context.Context, w *world) (*MoveResult, error) {
 	root := w.root()
 	if root == nil || w.instance == nil || stateOf(w.instance) != types.InstanceStateNameRunning || hasTag(w.instance.Tags, tagStep) {
@@ -152,12 +152,9 @@ func (m *Manager) release(ctx context.Context, w *world) (*MoveResult, error) {
 		if aws.ToString(v.AvailabilityZone) == aws.ToString(root.AvailabilityZone) {
 			continue // of a restore, not of a move
 		}
-		found, err := m.findSnapshots(ctx, filter("volume-id", aws.ToString(v.VolumeId)), filter("status", string(types.SnapshotStateCompleted)))
-		if err != nil {
+		// Any older snapshot may lack what was written after it.
+		if err := m.keepTape(ctx, w, v); err != nil {
 			return nil, err
-		}
-		if len(found) == 0 {
-			return nil, &Error{Code: KindProtected, Reason: "disk " + aws.ToString(v.VolumeId) + " has no completed snapshot", Remedy: "stead volume rm " + aws.ToString(v.VolumeId)}
 		}
 		if err := m.dropDisk(ctx, w.name, aws.ToString(v.VolumeId), nil); err != nil {
 			return nil, err

@@ -70,9 +70,11 @@ func (m *Manager) purge(ctx context.Context, name string, o PurgeOptions) (*Purg
 	if w, err = m.lastSet(ctx, w, o); err != nil {
 		return nil, err
 	}
-	r.Set = w.purgeSet()
+	if !o.Snapshots { // else that set goes too
+		r.Set = w.purgeSet()
+	}
 	if w.instance != nil {
-		if _, err := m.Terminate(ctx, name); err != nil {
+		if _, err := m.terminate(ctx, name); err != nil {
 			return nil, err
 		}
 	}
@@ -174,16 +176,44 @@ func (w *world) purgeSet() string {
 	return ""
 }
 
-// purging tells that the disks' last set is behind them already.
-func (w *world) purging() bool {
-	return slices.ContainsFunc(w.volumes, func(v types.Volume) bool { return strings.HasPrefix(tagOf(v.Tags, tagStep), stepPurge+" ") })
+// purging tells that the disks' last set is behind them already, and nothing
+// can have been written since. While there is an instance it may have run again
+// since they were marked, and none of them can be gone: then it isn't. Nor is
+// it where an earlier purge wanted no set and this one does.
+func (w *world) purging(o PurgeOptions) bool {
+	if w.instance != nil && stateOf(w.instance) != types.InstanceStateNameShuttingDown {
+		return false
+	}
+	return len(w.purgeMarked()) > 0 && (w.purgeSet() != "" || o.NoSnapshot || o.Snapshots)
+}
+
+// purgeMarked lists the disks that a purge has marked.
+func (w *world) purgeMarked() []string {
+	var ids []string
+	for _, v := range w.volumes {
+		if strings.HasPrefix(tagOf(v.Tags, tagStep), stepPurge+" ") {
+			ids = append(ids, aws.ToString(v.VolumeId))
+		}
+	}
+	return ids
+}
+
+// unmarkPurge takes back the marks of a purge that was cut off while the
+// server had its instance: what it wrote since is in no last set.
+func (m *Manager) unmarkPurge(ctx context.Context, w *world) error {
+	ids := w.purgeMarked()
+	if len(ids) == 0 {
+		return nil
+	}
+	_, err := m.ec2.DeleteTags(ctx, &ec2.DeleteTagsInput{Resources: ids, Tags: []types.Tag{{Key: aws.String(tagStep)}}})
+	return wrap("unmark", "the disks of "+w.name, err)
 }
 
 // lastSet shuts the server down, takes a last set of all its disks unless it
 // isn't wanted, sees it completed with every disk in it, and marks the disks
 // with it. A purge that is repeated goes by the mark: some disks may have gone.
 func (m *Manager) lastSet(ctx context.Context, w *world, o PurgeOptions) (*world, error) {
-	if w.purging() || len(w.volumes) == 0 {
+	if w.purging(o) || len(w.volumes) == 0 {
 		return w, nil
 	}
 	set := noLastSet

@@ -3,7 +3,12 @@ package server_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
 	"github.com/steadcloud/stead/internal/server"
 )
@@ -81,5 +86,38 @@ func TestPurge(t *testing.T) {
 	}
 	if _, err := m.Purge(ctx, "web", server.PurgeOptions{}); !errors.Is(err, server.ErrNotFound) {
 		t.Errorf("purged again: %v", err)
+	}
+}
+
+// A purge that was cut off before its end leaves marks on the disks. What the
+// server wrote since is in no set of that day: the next purge takes its own.
+func TestPurgeTakesNoOldSetForTheLast(t *testing.T) {
+	for _, ended := range []bool{false, true} {
+		b := newBench(t, nil)
+		m := b.manager(b.client)
+		ctx := t.Context()
+		web, _ := b.quietServer(m)
+		for _, mark := range []string{"purge last-0a1b2c3d4e5f", "purge none"} {
+			if mark == "purge none" && !ended {
+				continue
+			}
+			_, err := b.client.CreateTags(ctx, &ec2.CreateTagsInput{
+				Resources: []string{web.Root.VolumeID, web.Data[0].VolumeID},
+				Tags:      []types.Tag{{Key: aws.String("stead:step"), Value: &mark}},
+			})
+			b.check(err)
+		}
+		if ended {
+			_, err := m.Terminate(ctx, "web")
+			b.check(err)
+		}
+		r, err := m.Purge(ctx, "web", server.PurgeOptions{})
+		b.check(err)
+		sets, err := m.Snapshots(ctx, "web")
+		b.check(err)
+		at := slices.IndexFunc(sets, func(s server.SnapshotSet) bool { return s.ID == r.Set })
+		if at < 0 || !sets[at].Complete || sets[at].Note != "before purge" {
+			t.Errorf("purged with last set %q of %+v", r.Set, sets)
+		}
 	}
 }

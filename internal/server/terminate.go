@@ -16,6 +16,19 @@ func (m *Manager) Terminate(ctx context.Context, name string) (*TerminateResult,
 	if err != nil {
 		return nil, err
 	}
+	if w.instance != nil && stateOf(w.instance) != types.InstanceStateNameShuttingDown {
+		if err := m.unmarkPurge(ctx, w); err != nil {
+			return nil, wrap("terminate", "server "+name, err)
+		}
+	}
+	return m.terminate(ctx, name)
+}
+
+func (m *Manager) terminate(ctx context.Context, name string) (*TerminateResult, error) {
+	w, err := m.world(ctx, "terminate", name)
+	if err != nil {
+		return nil, err
+	}
 	if err := w.underRepair(); err != nil {
 		return nil, wrap("terminate", "server "+name, err)
 	}
@@ -64,6 +77,9 @@ func (w *world) mayEnd(op string) error {
 // before the end, and the guest always gets the time to shut down.
 func (m *Manager) endInstance(ctx context.Context, w *world) error {
 	id := aws.ToString(w.instance.InstanceId)
+	if err := m.retireStale(ctx, w, w.rescueSetID()); err != nil {
+		return err
+	}
 	if err := m.step("check that every disk stays", id, func() error {
 		return m.settle(ctx, w.name, id, w.facts())
 	}); err != nil {
