@@ -7,12 +7,17 @@
 
 say() { printf '%s\t%s\n' "$1" "$2"; }
 
-# zeros DEVICE MIB: whether the MiB at an offset is all zero.
-zeros() { [ -z "$(dd if="$1" bs=1048576 skip="$2" count=1 2>/dev/null | tr -d '\000' | head -c 1 | od -A n -t x1)" ]; }
+# zeros DEVICE MIB: whether the MiB at an offset is all zero. What can't be read
+# isn't.
+zeros() {
+	[ "$(dd if="$1" bs=1048576 skip="$2" count=1 2>/dev/null | wc -c)" -eq 1048576 ] &&
+		[ "$(dd if="$1" bs=1048576 skip="$2" count=1 2>/dev/null | tr -d '\000' | wc -c)" -eq 0 ]
+}
 
 # blank NAME: whether a disk holds nothing: no signature that blkid knows, no
 # partitions, and zeros at its start and its end.
 blank() {
+	for tool in blkid dd tr wc; do have $tool || fail "$tool isn't installed on the server, so nobody can tell whether the disk is empty"; done
 	[ -z "$(blkid -p "/dev/$1" 2>/dev/null)" ] && [ -z "$(parts_of "$1")" ] || return 1
 	for mib in 0 1 2 3 $(($(cat "/sys/block/$1/size") / 2048 - 1)); do
 		zeros "/dev/$1" "$mib" || return 1
@@ -20,7 +25,8 @@ blank() {
 }
 
 # format NAME: once. The intent is kept before the disk is touched, so that a
-# disk on which this was cut short can be told from one with somebody's data.
+# disk on which this was cut short can be told from one with somebody's data;
+# and that it is done is kept too, for from then on there may be data.
 format() {
 	intent=/var/lib/stead-format/$volume
 	if [ ! -s "$intent" ]; then
@@ -29,12 +35,16 @@ format() {
 		cat /proc/sys/kernel/random/uuid >"$intent"
 		sync
 	fi
-	read -r uuid <"$intent"
+	read -r uuid stage <"$intent" || true
+	[ "$stage" != made ] || return 0
+	[ "$(uuid_of "$1")" = "$uuid" ] || blank "$1" || fail "the disk isn't empty, and isn't what was being formatted; it is left alone"
 	have "mkfs.$fs" || fail "mkfs.$fs isn't installed on the server"
 	case $fs in
 	xfs) mkfs.xfs -q -f -m "uuid=$uuid" "/dev/$1" ;;
 	*) "mkfs.$fs" -q -F -U "$uuid" "/dev/$1" ;;
 	esac >/dev/null 2>&1 || fail "mkfs.$fs failed on /dev/$1"
+	sync
+	echo "$uuid made" >"$intent"
 	sync
 }
 
