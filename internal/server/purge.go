@@ -337,7 +337,7 @@ func (m *Manager) dropAround(ctx context.Context, w *world) error {
 // dropGroup deletes the server's security group. EC2 lets go of a terminated
 // instance's interface some time after it; a group that others use stays.
 func (m *Manager) dropGroup(ctx context.Context, name string) error {
-	g, err := m.findGroup(ctx, "stead-"+name)
+	g, err := m.findServerGroup(ctx, name, "") // by its tags: the usual name may be a renamed server's
 	if err != nil || g == nil {
 		return err
 	}

@@ -121,3 +121,28 @@ func TestPurgeTakesNoOldSetForTheLast(t *testing.T) {
 		}
 	}
 }
+
+// A server that was renamed keeps a group of its old name. Who has that name
+// now must not take the group away.
+func TestPurgeLeavesTheGroupOfARenamedServer(t *testing.T) {
+	b := newBench(t, nil)
+	m := b.manager(b.client)
+	ctx := t.Context()
+	_, err := m.Create(ctx, b.faultOptions())
+	b.check(err)
+	_, err = m.Rename(ctx, "web", "shop")
+	b.check(err)
+	_, err = m.Terminate(ctx, "shop")
+	b.check(err)
+	_, err = m.Create(ctx, b.faultOptions())
+	b.check(err)
+	_, err = m.Purge(ctx, "web", server.PurgeOptions{NoSnapshot: true})
+	b.check(err)
+	out, err := b.client.DescribeSecurityGroups(ctx, &ec2.DescribeSecurityGroupsInput{
+		Filters: []types.Filter{{Name: aws.String("tag-key"), Values: []string{"stead:server"}}},
+	})
+	b.check(err)
+	if len(out.SecurityGroups) != 1 || aws.ToString(out.SecurityGroups[0].GroupName) != "stead-web" {
+		t.Errorf("left are the groups %+v", out.SecurityGroups)
+	}
+}
