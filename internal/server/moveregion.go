@@ -252,7 +252,7 @@ func (m *Manager) releaseHere(ctx context.Context, there *Manager, w, away *worl
 // markMoved marks disks as ready to go, once all that is on them is in the set
 // that the other region's are made of.
 func (m *Manager) markMoved(ctx context.Context, w *world, set string) error {
-	if w.purging() || len(w.volumes) == 0 {
+	if w.purging(PurgeOptions{}) || len(w.volumes) == 0 {
 		return nil
 	}
 	if w.instance != nil && stateOf(w.instance) != types.InstanceStateNameStopped || w.lastSetID(moveSetPrefix) != set {

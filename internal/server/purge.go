@@ -16,6 +16,8 @@ import (
 const (
 	stepPurge = "purge"
 	noLastSet = "none"
+	// lastSetPrefix begins the IDs of last sets.
+	lastSetPrefix = "last"
 )
 
 // PurgeOptions says what goes.
@@ -177,14 +179,16 @@ func (w *world) purgeSet() string {
 }
 
 // purging tells that the disks' last set is behind them already, and nothing
-// can have been written since. While there is an instance it may have run again
-// since they were marked, and none of them can be gone: then it isn't. Nor is
-// it where an earlier purge wanted no set and this one does.
+// can have been written since. An instance may have run again after they were
+// marked: then the set isn't the one that would be taken of them now. Nor is it
+// behind them where an earlier purge wanted no set and this one does.
 func (w *world) purging(o PurgeOptions) bool {
+	set := w.purgeSet()
 	if w.instance != nil && stateOf(w.instance) != types.InstanceStateNameShuttingDown {
-		return false
+		return stateOf(w.instance) == types.InstanceStateNameStopped && set != "" &&
+			(set == w.lastSetID(lastSetPrefix) || set == w.lastSetID(moveSetPrefix))
 	}
-	return len(w.purgeMarked()) > 0 && (w.purgeSet() != "" || o.NoSnapshot || o.Snapshots)
+	return len(w.purgeMarked()) > 0 && (set != "" || o.NoSnapshot || o.Snapshots)
 }
 
 // purgeMarked lists the disks that a purge has marked.
@@ -222,7 +226,7 @@ func (m *Manager) lastSet(ctx context.Context, w *world, o PurgeOptions) (*world
 		if w, err = m.atRest(ctx, w); err != nil {
 			return nil, err
 		}
-		if set, err = m.takeLast(ctx, w, w.volumes, "last", "before purge"); err != nil {
+		if set, err = m.takeLast(ctx, w, w.volumes, lastSetPrefix, "before purge"); err != nil {
 			return nil, err
 		}
 		for k := range w.superseded { // each for itself: they belong to no set
