@@ -282,6 +282,20 @@ func (b *bench) config(api server.EC2) server.Config {
 	}
 }
 
+// otherZone is a zone of the region that isn't the given one.
+func (b *bench) otherZone(zone string) string {
+	b.t.Helper()
+	out, err := b.client.DescribeAvailabilityZones(b.t.Context(), &ec2.DescribeAvailabilityZonesInput{})
+	b.check(err)
+	for _, z := range out.AvailabilityZones {
+		if name := aws.ToString(z.ZoneName); name != zone {
+			return name
+		}
+	}
+	b.t.Fatalf("%s has no zone but %s", b.region, zone)
+	return ""
+}
+
 // inventory is everything in the region that a user pays for or trips over.
 type inventory struct {
 	live      []types.Instance

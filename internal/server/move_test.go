@@ -15,10 +15,7 @@ func TestMachineMoveKilledAtEveryCall(t *testing.T) {
 	ctx := t.Context()
 	web, err := m.Create(ctx, b.faultOptions())
 	b.check(err)
-	zones := []string{web.Zone, b.region + "b"}
-	if web.Zone == zones[1] {
-		zones[0] = b.region + "a"
-	}
+	zones := []string{web.Zone, b.otherZone(web.Zone)}
 	var before *server.Server
 	to := ""
 	everyStep(t, k,

@@ -248,10 +248,7 @@ func TestTrap05And13ZoneBySnapshot(t *testing.T) {
 	b.check(err)
 	_, err = m.Terminate(ctx, "web")
 	b.check(err)
-	other := b.region + "b"
-	if web.Zone == other {
-		other = b.region + "a"
-	}
+	other := b.otherZone(web.Zone)
 	if _, err := m.Rescue(ctx, "web", server.RescueOptions{By: server.RescueSwap, Zone: other}); !errors.Is(err, server.ErrUsage) {
 		t.Errorf("a swap into another zone: %v, want ErrUsage", err)
 	}
