@@ -66,6 +66,11 @@ func (m *Manager) Start(ctx context.Context, name string, wait WaitFor) (*Server
 		return nil, wrap("start", "server "+name, err)
 	}
 	if stateOf(w.instance) == types.InstanceStateNameStopped {
+		// A purge that was cut off goes by its marks: what is written from here
+		// on is in no set that it took.
+		if err := m.unmarkPurge(ctx, w); err != nil {
+			return nil, wrap("start", "server "+name, err)
+		}
 		if err := m.startInstance(ctx, id); err != nil {
 			return nil, wrap("start", "server "+name, m.roomElsewhere(ctx, w, err))
 		}

@@ -146,3 +146,41 @@ func TestPurgeLeavesTheGroupOfARenamedServer(t *testing.T) {
 		t.Errorf("left are the groups %+v", out.SecurityGroups)
 	}
 }
+
+// Who starts or rescues a server takes back a purge that was cut off: its last
+// set doesn't show what is written from then on.
+func TestStartAndRescueTakeBackAPurge(t *testing.T) {
+	b := newBench(t, nil)
+	m := b.manager(b.client)
+	ctx := t.Context()
+	web, _ := b.quietServer(m)
+	disks := []string{web.Root.VolumeID, web.Data[0].VolumeID}
+	mark := func() {
+		_, err := b.client.CreateTags(ctx, &ec2.CreateTagsInput{
+			Resources: disks, Tags: []types.Tag{{Key: aws.String("stead:step"), Value: aws.String("purge last-0a1b2c3d4e5f")}},
+		})
+		b.check(err)
+	}
+	unmarked := func(verb string) {
+		t.Helper()
+		out, err := b.client.DescribeVolumes(ctx, &ec2.DescribeVolumesInput{
+			VolumeIds: disks, Filters: []types.Filter{{Name: aws.String("tag-key"), Values: []string{"stead:step"}}},
+		})
+		b.check(err)
+		if len(out.Volumes) > 0 {
+			t.Errorf("after a %s %d disks are marked for the purge", verb, len(out.Volumes))
+		}
+	}
+	_, err := m.Stop(ctx, "web", false)
+	b.check(err)
+	mark()
+	_, err = m.Start(ctx, "web", server.WaitSSH)
+	b.check(err)
+	unmarked("start")
+	_, err = m.Terminate(ctx, "web")
+	b.check(err)
+	mark()
+	_, err = m.Rescue(ctx, "web", server.RescueOptions{})
+	b.check(err)
+	unmarked("rescue")
+}

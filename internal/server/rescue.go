@@ -28,6 +28,10 @@ func (m *Manager) rescue(ctx context.Context, name string, o RescueOptions) (*Re
 	if p.Consent {
 		return nil, p.refusal(name)
 	}
+	// Whoever wants it back doesn't go on with a purge that was cut off.
+	if err := m.unmarkPurge(ctx, w); err != nil {
+		return nil, err
+	}
 	m.notify(Event{State: StepDone, Step: "rescue by " + string(p.By), Resource: name, Detail: p.Why})
 	if p.By == RescueSnapshot {
 		return m.rescueBySnapshot(ctx, w, p, o)

@@ -30,11 +30,19 @@ type RestoreResult struct {
 	Superseded []Disk `json:"superseded"`
 }
 
-// What stands at the end of the instance's step: whether it is started again.
+// What stands in the instance's step after the set and its part: whether it is
+// started again in the end, and at last that it has its new disks. From then on
+// they are its own, and written to: a restore that goes on only waits.
 const (
 	thenStart = "start"
 	thenStay  = "stay"
+	exchanged = "exchanged"
 )
+
+// isExchanged tells a restore whose new disks are in their places.
+func (w *world) isExchanged() bool {
+	return w.instance != nil && strings.HasSuffix(tagOf(w.instance.Tags, tagStep), " "+exchanged)
+}
 
 // Restore puts a server's disks back to a snapshot set, in place: its instance
 // and addresses stay. The disks as they are get snapshots first, and are kept
@@ -110,7 +118,14 @@ func (m *Manager) restoreSource(ctx context.Context, w *world, o RestoreOptions)
 	if !explicit {
 		return nil, "", &Error{Code: KindUsage, Reason: "no set is named", Remedy: "stead snapshots " + w.name + ", then stead restore " + w.name + " --set ID"}
 	}
-	set, err := m.setAt(ctx, w.name, o.At, o.Set)
+	id := o.Set
+	if id == latestSet {
+		var err error
+		if id, err = m.latestTaken(ctx, w.name); err != nil {
+			return nil, "", err
+		}
+	}
+	set, err := m.setAt(ctx, w.name, o.At, id)
 	if err != nil {
 		return nil, "", err
 	}
@@ -119,6 +134,21 @@ func (m *Manager) restoreSource(ctx context.Context, w *world, o RestoreOptions)
 		return nil, "", &Error{Code: KindUsage, Reason: "set " + set.ID + " has no " + part + " disk", Remedy: "stead snapshots " + w.name}
 	}
 	return set, part, nil
+}
+
+// latestTaken is the newest complete set that wasn't taken by a restore: the
+// same command twice must not bring back what the first put away.
+func (m *Manager) latestTaken(ctx context.Context, name string) (string, error) {
+	sets, err := m.sets(ctx, name)
+	if err != nil {
+		return "", err
+	}
+	for _, s := range sets {
+		if s.Complete && s.Part == "" && !strings.HasPrefix(s.ID, beforePrefix) {
+			return s.ID, nil
+		}
+	}
+	return latestSet, nil
 }
 
 // restorable tells whether the server's state allows a restore.
@@ -169,7 +199,7 @@ func (m *Manager) restoreDetached(ctx context.Context, w *world, set *SnapshotSe
 // restoreInPlace exchanges the disks of a server that has an instance.
 func (m *Manager) restoreInPlace(ctx context.Context, w *world, set *SnapshotSet, part string, o RestoreOptions) (before string, err error) {
 	id := aws.ToString(w.instance.InstanceId)
-	if !w.restored(set, part) {
+	if !w.isExchanged() && !w.restored(set, part) {
 		if before, err = m.exchange(ctx, w, set, part); err != nil {
 			return "", err
 		}
@@ -183,10 +213,16 @@ func (m *Manager) restoreInPlace(ctx context.Context, w *world, set *SnapshotSet
 	if err := m.settle(ctx, w.name, id, w.facts()); err != nil {
 		return "", err
 	}
+	step := tagOf(w.instance.Tags, tagStep)
+	if !w.isExchanged() {
+		if err := m.tag(ctx, id, tagMap{tagStep: step + " " + exchanged}); err != nil {
+			return "", err
+		}
+	}
 	if err := m.unmarkRestored(ctx, w); err != nil {
 		return "", err
 	}
-	if strings.HasSuffix(tagOf(w.instance.Tags, tagStep), " "+thenStay) {
+	if strings.Contains(step, " "+thenStay) {
 		return before, m.untag(ctx, id, tagStep)
 	}
 	if stateOf(w.instance) == types.InstanceStateNameStopped {
@@ -247,6 +283,9 @@ func (m *Manager) announce(ctx context.Context, w *world, set *SnapshotSet, part
 	return nil
 }
 
+// beforePrefix begins the names of the sets that restores take first.
+const beforePrefix = "before-"
+
 // setBefore takes a set of all disks as they are before a restore, and returns
 // its ID. That follows from the disks and from when they last ran, so that
 // repeating the restore finds it and later changes get another. The set needn't
@@ -258,7 +297,7 @@ func (m *Manager) setBefore(ctx context.Context, w *world, set *SnapshotSet) (st
 		ran = aws.ToTime(w.instance.LaunchTime).UTC().Format(time.RFC3339Nano)
 	}
 	plan := setPlan{
-		server: w.name, id: "before-" + digest(append([]string{w.name, set.ID, ran}, w.lifeIDs()...)...)[:12], note: "before restore",
+		server: w.name, id: beforePrefix + digest(append([]string{w.name, set.ID, ran}, w.lifeIDs()...)...)[:12], note: "before restore",
 		volumes: w.volumes,
 	}
 	return plan.id, m.quietSet(ctx, w, plan)

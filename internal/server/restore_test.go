@@ -351,3 +351,35 @@ func (b *bench) warned(text string) bool {
 		return e.State == server.StepWarning && strings.Contains(e.Detail, text)
 	})
 }
+
+// Once the new disks are in their places they are the server's own. A restore
+// that was cut off while it waited for the server must not exchange them again:
+// that would take away what was written since.
+func TestRestoreExchangesOnce(t *testing.T) {
+	k := &killer{}
+	b := newBench(t, k)
+	m := b.manager(b.client)
+	_, set := b.quietServer(m)
+	restore := func(ctx context.Context) error {
+		_, err := m.Restore(ctx, "web", server.RestoreOptions{Set: "latest"})
+		return err
+	}
+	_, err := k.killed(0, restore) // undisturbed, to see its calls
+	b.check(err)
+	at := slices.Index(k.actions, "StartInstances") + 1
+	fired, err := k.killed(at, restore)
+	if last := k.actions[len(k.actions)-1]; !fired || err == nil || last != "StartInstances" {
+		t.Fatalf("cut off at %s: %v", last, err)
+	}
+	before, err := m.Get(t.Context(), "web")
+	b.check(err)
+	r, err := m.Restore(t.Context(), "web", server.RestoreOptions{Set: "latest"})
+	b.check(err)
+	b.fromSet(r.Server, set)
+	if r.Server.Root.VolumeID != before.Root.VolumeID || r.Server.Data[0].VolumeID != before.Data[0].VolumeID {
+		t.Errorf("exchanged again: %s and %s for %s and %s", r.Server.Root.VolumeID, r.Server.Data[0].VolumeID, before.Root.VolumeID, before.Data[0].VolumeID)
+	}
+	if len(r.Server.Warnings) > 0 {
+		t.Errorf("warnings: %v", r.Server.Warnings)
+	}
+}
