@@ -69,6 +69,7 @@ func (a *App) kind(ctx context.Context, err error) server.Kind {
 		{contexts.ErrBuiltIn, server.KindUsage},
 		{contexts.ErrInvalid, server.KindUsage},
 		{ec2tools.ErrUsage, server.KindUsage},
+		{ec2tools.ErrNotFound, server.KindNotFound},
 		{sshclient.ErrDenied, server.KindAuth},
 		{sshclient.ErrNoClient, server.KindFailed},
 	} {

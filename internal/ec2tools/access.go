@@ -123,7 +123,7 @@ func groupID(ctx context.Context, client EC2, name string) (string, error) {
 	}
 	switch len(out.SecurityGroups) {
 	case 0:
-		return "", usageError("there is no security group %q: see aws ec2 describe-security-groups", name)
+		return "", fmt.Errorf("%w: there is no security group %q: see aws ec2 describe-security-groups", ErrNotFound, name)
 	case 1:
 		return aws.ToString(out.SecurityGroups[0].GroupId), nil
 	}

@@ -89,6 +89,9 @@ type Streams struct {
 // ErrUsage marks an error in a command's arguments.
 var ErrUsage = errors.New("usage")
 
+// ErrNotFound marks an error about what isn't there.
+var ErrNotFound = errors.New("not found")
+
 // usageError is a mistake in the arguments.
 func usageError(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrUsage, fmt.Sprintf(format, args...))

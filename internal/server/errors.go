@@ -242,6 +242,9 @@ func codeKind(code string) Kind {
 	case "LimitExceededException":
 		return KindCapacity
 	}
+	if strings.HasSuffix(code, ".Duplicate") || strings.HasSuffix(code, ".InUse") {
+		return KindExists
+	}
 	if strings.HasSuffix(code, ".NotFound") || strings.HasSuffix(code, ".Unknown") || code == "ParameterNotFound" {
 		return KindNotFound
 	}
