@@ -19,32 +19,32 @@ import (
 	"time"
 )
 
-const (
-	defaultMirror         = "http://deb.debian.org/debian"
-	defaultSecurityMirror = "http://deb.debian.org/debian-security"
-	debianKeyring         = "/usr/share/keyrings/debian-archive-keyring.gpg"
-)
+const debianKeyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 // findMirrors returns the sources of a suite, as lines of a sources.list, from
-// the mirrors that this machine is set to, where it is set to any of Debian's.
+// the mirrors of Debian that this machine is set to; none where it is set to
+// none, and mmdebstrap then takes its own.
 func findMirrors(ctx context.Context, suite string) ([]string, error) {
 	out, err := run(ctx, "", "apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages")
 	if err != nil {
 		return nil, fmt.Errorf("ask apt for the mirror: %w", err)
 	}
 	main, security := mirrorsOf(string(out))
-	return []string{
-		fmt.Sprintf("deb %s %s main", main, suite),
-		fmt.Sprintf("deb %s %s-updates main", main, suite),
-		fmt.Sprintf("deb %s %s-security main", security, suite),
-	}, nil
+	if main == "" {
+		return nil, nil
+	}
+	lines := []string{fmt.Sprintf("deb %s %s main", main, suite), fmt.Sprintf("deb %s %s-updates main", main, suite)}
+	if security != "" {
+		lines = append(lines, fmt.Sprintf("deb %s %s-security main", security, suite))
+	}
+	return lines, nil
 }
 
 // mirrorsOf finds Debian's archive and its security updates among a machine's
 // sources, lines of address, release and component. Only addresses in Debian's
-// own layout are taken: others may not hold the suite that is wanted.
+// own layout are taken: others may not hold the suite that is wanted. "" is one that
+// isn't there.
 func mirrorsOf(targets string) (main, security string) {
-	main, security = defaultMirror, defaultSecurityMirror
 	seen := map[bool]bool{}
 	for line := range strings.Lines(targets) {
 		f := strings.Fields(line)

@@ -195,9 +195,9 @@ func TestBootModeOf(t *testing.T) {
 
 func TestMirrorsOf(t *testing.T) {
 	for name, c := range map[string]struct{ targets, main, security string }{
-		"none":           {"", defaultMirror, defaultSecurityMirror},
+		"none":           {"", "", ""},
 		"somebody's own": {"http://mirror.example/debian/ bookworm main\nhttp://mirror.example/debian bookworm-updates main\nhttps://mirror.example/debian-security/ bookworm-security main\n", "http://mirror.example/debian", "https://mirror.example/debian-security"},
-		"others":         {"https://packages.example/apt cloud-sdk main\nfile:/srv/debian bookworm main\nhttp://archive.example/ubuntu noble main\n", defaultMirror, defaultSecurityMirror},
+		"others":         {"https://packages.example/apt cloud-sdk main\nfile:/srv/debian bookworm main\nhttp://archive.example/ubuntu noble main\n", "", ""},
 	} {
 		if main, security := mirrorsOf(c.targets); main != c.main || security != c.security {
 			t.Errorf("%s: %s, %s", name, main, security)
