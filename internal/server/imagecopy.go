@@ -15,13 +15,25 @@ import (
 type ImageCopyOptions struct {
 	ID   string // of the source: names and aliases are a region's own
 	From string // the source's region; empty means the Manager's own
+	To   string // the copy's region; empty means the Manager's own
 	Name string // of the copy; empty means one that is derived from the source
 }
 
-// ImageCopy copies an image, with its snapshots and its tags, into the
-// Manager's region, and waits until the copy can be launched. Repeated, it
-// waits for the copy that there is.
+// ImageCopy copies an image, with its snapshots and its tags, into a region,
+// and waits until the copy can be launched. Repeated, it waits for the copy
+// that there is.
 func (m *Manager) ImageCopy(ctx context.Context, o ImageCopyOptions) (*Image, error) {
+	if o.To != "" && o.To != m.region {
+		if m.regional == nil {
+			return nil, &Error{Op: "copy", Resource: "image " + o.ID, Code: KindUnsupported, Reason: "this endpoint has no other regions", Remedy: "leave --region out"}
+		}
+		there, err := m.regional(o.To)
+		if err != nil {
+			return nil, wrap("copy", "image "+o.ID, err)
+		}
+		o.From = cmp.Or(o.From, m.region)
+		m = there
+	}
 	i, err := m.imageCopy(ctx, o)
 	if err != nil {
 		return nil, wrap("copy", "image "+o.ID, err)
