@@ -98,7 +98,7 @@ func (d *desk) join(data string) {
 	d.must("context", "create", "there", "--endpoint-url", server.URL, "--region", info.Region)
 	d.must("context", "use", "there")
 	d.env["IMAGE"] = d.image(ec2.New(ec2.Options{
-		Region: info.Region, BaseEndpoint: &info.Endpoint,
+		Region: info.Region, BaseEndpoint: &info.Endpoint, HTTPClient: steadyHTTP{},
 		Credentials: credentials.NewStaticCredentialsProvider(keys.AccessKeyID, keys.SecretAccessKey, ""),
 	}))
 }

@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -274,9 +276,20 @@ func (r *rig) client() *ec2.Client {
 
 func (a access) client() *ec2.Client {
 	return ec2.New(ec2.Options{
-		Region: a.Region, BaseEndpoint: aws.String(a.URL),
+		Region: a.Region, BaseEndpoint: aws.String(a.URL), HTTPClient: steadyHTTP{},
 		Credentials: credentials.NewStaticCredentialsProvider(a.ID, a.Secret, ""),
 	})
+}
+
+// steadyHTTP hides the WriteTo of request bodies, as the tool does: the SDK lets
+// go of a body at the answer's first byte, and quick answers would be lost.
+type steadyHTTP struct{}
+
+func (steadyHTTP) Do(r *http.Request) (*http.Response, error) {
+	if r.Body != nil {
+		r.Body = struct{ io.ReadCloser }{r.Body}
+	}
+	return http.DefaultClient.Do(r)
 }
 
 // aws runs the unmodified aws command, which must succeed.
