@@ -174,7 +174,7 @@ func TestMachineSnapshotIsOneInstantOfTwoDisks(t *testing.T) {
 		}
 	}
 	noGuestErrors(t, m)
-	onlyFiles(t, m.spec.Dir, fileRecord, fileConsole, fileLog, filePID, fileQMP)
+	onlyFiles(t, m.spec.Dir, fileRecord, fileConsole, fileLog, filePID, fileQMP, fileSerial)
 }
 
 // Ranges that were read and given up don't change what is read elsewhere.
