@@ -162,6 +162,34 @@ func (c *call) filters() ([]types.Filter, error) {
 	return list, nil
 }
 
+// listing is what every command that lists begins with.
+func (c *call) listing(ctx context.Context) (EC2, []types.Filter, error) {
+	filters, err := c.filters()
+	if err != nil {
+		return nil, nil, err
+	}
+	client, err := c.client(ctx)
+	return client, filters, err
+}
+
+// dropOne is what the commands that take one thing away have in common. kind is
+// what it is, such as "volume".
+func (c *call) dropOne(ctx context.Context, verb, kind string, drop func(client EC2, id string) error) error {
+	id, err := c.one(kind)
+	if err != nil {
+		return err
+	}
+	client, err := c.client(ctx)
+	if err != nil {
+		return err
+	}
+	if err := drop(client, id); err != nil {
+		return fmt.Errorf("%s %s %s: %w", verb, kind, id, err)
+	}
+	c.out.row(strings.ToUpper(kind), strings.ToUpper(kind[:1])+kind[1:]+"ID", id)
+	return nil
+}
+
 func optional(s string) *string {
 	if s == "" {
 		return nil

@@ -17,19 +17,10 @@ type deregister struct{}
 func (*deregister) flags(*pflag.FlagSet) {}
 
 func (*deregister) do(ctx context.Context, c *call) error {
-	id, err := c.one("image")
-	if err != nil {
+	return c.dropOne(ctx, "deregister", "image", func(client EC2, id string) error {
+		_, err := client.DeregisterImage(ctx, &ec2.DeregisterImageInput{ImageId: &id})
 		return err
-	}
-	client, err := c.client(ctx)
-	if err != nil {
-		return err
-	}
-	if _, err := client.DeregisterImage(ctx, &ec2.DeregisterImageInput{ImageId: &id}); err != nil {
-		return fmt.Errorf("deregister image %s: %w", id, err)
-	}
-	c.out.row("IMAGE", "ImageID", id)
-	return nil
+	})
 }
 
 type createImage struct {
@@ -83,11 +74,7 @@ func (o *describeImages) flags(fs *pflag.FlagSet) {
 }
 
 func (o *describeImages) do(ctx context.Context, c *call) error {
-	filters, err := c.filters()
-	if err != nil {
-		return err
-	}
-	client, err := c.client(ctx)
+	client, filters, err := c.listing(ctx)
 	if err != nil {
 		return err
 	}

@@ -153,11 +153,7 @@ type describeInstances struct{}
 func (*describeInstances) flags(*pflag.FlagSet) {}
 
 func (*describeInstances) do(ctx context.Context, c *call) error {
-	filters, err := c.filters()
-	if err != nil {
-		return err
-	}
-	client, err := c.client(ctx)
+	client, filters, err := c.listing(ctx)
 	if err != nil {
 		return err
 	}

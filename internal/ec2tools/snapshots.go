@@ -38,19 +38,10 @@ type deleteSnapshot struct{}
 func (*deleteSnapshot) flags(*pflag.FlagSet) {}
 
 func (*deleteSnapshot) do(ctx context.Context, c *call) error {
-	id, err := c.one("snapshot")
-	if err != nil {
+	return c.dropOne(ctx, "delete", "snapshot", func(client EC2, id string) error {
+		_, err := client.DeleteSnapshot(ctx, &ec2.DeleteSnapshotInput{SnapshotId: &id})
 		return err
-	}
-	client, err := c.client(ctx)
-	if err != nil {
-		return err
-	}
-	if _, err := client.DeleteSnapshot(ctx, &ec2.DeleteSnapshotInput{SnapshotId: &id}); err != nil {
-		return fmt.Errorf("delete snapshot %s: %w", id, err)
-	}
-	c.out.row("SNAPSHOT", "SnapshotID", id)
-	return nil
+	})
 }
 
 type describeSnapshots struct {
@@ -65,11 +56,7 @@ func (o *describeSnapshots) flags(fs *pflag.FlagSet) {
 }
 
 func (o *describeSnapshots) do(ctx context.Context, c *call) error {
-	filters, err := c.filters()
-	if err != nil {
-		return err
-	}
-	client, err := c.client(ctx)
+	client, filters, err := c.listing(ctx)
 	if err != nil {
 		return err
 	}

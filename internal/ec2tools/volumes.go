@@ -132,19 +132,10 @@ type deleteVolume struct{}
 func (*deleteVolume) flags(*pflag.FlagSet) {}
 
 func (*deleteVolume) do(ctx context.Context, c *call) error {
-	id, err := c.one("volume")
-	if err != nil {
+	return c.dropOne(ctx, "delete", "volume", func(client EC2, id string) error {
+		_, err := client.DeleteVolume(ctx, &ec2.DeleteVolumeInput{VolumeId: &id})
 		return err
-	}
-	client, err := c.client(ctx)
-	if err != nil {
-		return err
-	}
-	if _, err := client.DeleteVolume(ctx, &ec2.DeleteVolumeInput{VolumeId: &id}); err != nil {
-		return fmt.Errorf("delete volume %s: %w", id, err)
-	}
-	c.out.row("VOLUME", "VolumeID", id)
-	return nil
+	})
 }
 
 type describeVolumes struct{}
@@ -152,11 +143,7 @@ type describeVolumes struct{}
 func (*describeVolumes) flags(*pflag.FlagSet) {}
 
 func (*describeVolumes) do(ctx context.Context, c *call) error {
-	filters, err := c.filters()
-	if err != nil {
-		return err
-	}
-	client, err := c.client(ctx)
+	client, filters, err := c.listing(ctx)
 	if err != nil {
 		return err
 	}
