@@ -89,6 +89,10 @@ func detailPolicy(p *state.LifecyclePolicy, d *dlmtypes.PolicyDetails, now time.
 		}
 		for _, o := range p.Schedules {
 			if o.Name == s.Name {
+				// So does AWS, which says when each is taken how long it is kept.
+				if (o.KeepUnit == "") != (s.KeepUnit == "") {
+					return fail(dlmInvalid, "The schedule '%s' cannot be changed between retention by count and by age. Create a new policy.", s.Name)
+				}
 				s.goOn(o)
 			}
 		}

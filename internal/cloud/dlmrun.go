@@ -254,7 +254,7 @@ func targetsOf(tx *state.Tx, p *state.LifecyclePolicy) ([]runTarget, error) {
 	}
 	var targets []runTarget
 	for _, i := range insts {
-		if i.State == state.Terminated || i.State == state.ShuttingDown || i.Want == state.Terminated || !hasAny(i.Tags, p.TargetTags) {
+		if ended(i) || !hasAny(i.Tags, p.TargetTags) {
 			continue
 		}
 		vols, err := disksOf(tx, i)

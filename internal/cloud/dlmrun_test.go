@@ -226,3 +226,82 @@ func TestPastTime(t *testing.T) {
 		t.Errorf("all past their day: %v go", got)
 	}
 }
+
+// A schedule that counts forgets what it took of a disk that is gone, or that
+// isn't its any more; one that goes by age keeps the last of it. So it is on
+// AWS.
+func TestPolicyOfTargetsThatAreGone(t *testing.T) {
+	for name, tt := range map[string]struct {
+		keep *dlmtypes.RetainRule
+		gone []int // how many stay of the disk that is deleted
+		free int   // and of the one that loses the tag
+	}{
+		"count": {&dlmtypes.RetainRule{Count: aws.Int32(2)}, []int{2, 2}, 2},
+		"age":   {&dlmtypes.RetainRule{Interval: aws.Int32(1), IntervalUnit: dlmtypes.RetentionIntervalUnitValuesDays}, []int{2, 1}, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := openTimed(t, Dir(t.TempDir()), &clock{at: noon})
+			gone, free := e.disk(), e.disk()
+			in := everySix(dlmtypes.ResourceTypeValuesVolume)
+			in.PolicyDetails.Schedules[0].RetainRule = tt.keep
+			id := e.policy(in)
+			e.turn(noon.Add(3 * time.Hour))
+			e.turn(noon.Add(9 * time.Hour))
+			if _, err := e.ec2.DeleteVolume(t.Context(), &ec2.DeleteVolumeInput{VolumeId: &gone}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := e.ec2.DeleteTags(t.Context(), &ec2.DeleteTagsInput{Resources: []string{free}, Tags: []types.Tag{{Key: aws.String("app")}}}); err != nil {
+				t.Fatal(err)
+			}
+			of := func(vol string) (n int) {
+				for _, s := range e.snapshots() {
+					if *s.VolumeId == vol {
+						n++
+					}
+				}
+				return n
+			}
+			if tt.keep.Count != nil { // also where fewer are kept from now on
+				in.PolicyDetails.Schedules[0].RetainRule = &dlmtypes.RetainRule{Count: aws.Int32(1)}
+				if _, err := e.dlm.UpdateLifecyclePolicy(t.Context(), &dlm.UpdateLifecyclePolicyInput{PolicyId: &id, PolicyDetails: &dlmtypes.PolicyDetails{Schedules: in.PolicyDetails.Schedules}}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for k, at := range []time.Time{noon.Add(15 * time.Hour), noon.AddDate(0, 1, 0)} {
+				e.turn(at)
+				if of(gone) != tt.gone[k] || of(free) != tt.free {
+					t.Errorf("at %v there are %d of the disk that is gone and %d of the one without the tag, want %d and %d", at, of(gone), of(free), tt.gone[k], tt.free)
+				}
+			}
+		})
+	}
+}
+
+// What was taken to be kept for a day is kept for a day, whatever the rule is
+// then; and no rule becomes one of the other kind.
+func TestPolicyRuleIsForWhatComes(t *testing.T) {
+	e := openTimed(t, Dir(t.TempDir()), &clock{at: noon})
+	e.disk()
+	in := everySix(dlmtypes.ResourceTypeValuesVolume)
+	keep := func(rule *dlmtypes.RetainRule) *dlmtypes.PolicyDetails {
+		in.PolicyDetails.Schedules[0].RetainRule = rule
+		return &dlmtypes.PolicyDetails{Schedules: in.PolicyDetails.Schedules}
+	}
+	keep(&dlmtypes.RetainRule{Interval: aws.Int32(1), IntervalUnit: dlmtypes.RetentionIntervalUnitValuesDays})
+	id := e.policy(in)
+	change := func(rule *dlmtypes.RetainRule) error {
+		_, err := e.dlm.UpdateLifecyclePolicy(t.Context(), &dlm.UpdateLifecyclePolicyInput{PolicyId: &id, PolicyDetails: keep(rule)})
+		return err
+	}
+	e.turn(noon.Add(3 * time.Hour))
+	if err := change(&dlmtypes.RetainRule{Interval: aws.Int32(1), IntervalUnit: dlmtypes.RetentionIntervalUnitValuesYears}); err != nil {
+		t.Fatal(err)
+	}
+	e.turn(noon.Add(9 * time.Hour))
+	e.turn(noon.Add(33 * time.Hour))
+	got := e.snapshots()
+	if len(got) != 2 || !got[0].StartTime.Equal(noon.Add(9*time.Hour)) {
+		t.Errorf("after a day there are %+v", got)
+	}
+	wantCode(t, change(&dlmtypes.RetainRule{Count: aws.Int32(2)}), "InvalidRequestException")
+}

@@ -23,10 +23,21 @@ func keptUntil(s *state.PolicySchedule, t time.Time) time.Time {
 	}
 }
 
+// expiry is the time that a snapshot was taken to be kept until; zero where the
+// rule was another. A rule that is changed is one for what is taken from then on.
+func expiry(snap *state.Snapshot) time.Time {
+	at, err := time.Parse(time.RFC3339, snap.Tags[tagExpires])
+	if err != nil {
+		return time.Time{}
+	}
+	return at
+}
+
 // pastRun is what one run took of one target.
 type pastRun struct {
 	due            time.Time
 	taken          time.Time
+	expires        time.Time // as its snapshots say; zero: they don't
 	snaps          []*state.Snapshot
 	pending, whole bool
 }
@@ -36,15 +47,26 @@ type pastRun struct {
 // nothing, and nothing goes on their account.
 func (c *Cloud) tidy(p *state.LifecyclePolicy, s *state.PolicySchedule, now time.Time) (pending bool, err error) {
 	var snaps []*state.Snapshot
+	managed := map[string]bool{}
 	if err := c.db.View(func(tx *state.Tx) (err error) {
-		snaps, err = state.List[state.Snapshot](tx, p.Scope())
-		return err
+		if snaps, err = state.List[state.Snapshot](tx, p.Scope()); err != nil {
+			return err
+		}
+		for target := range runsByTarget(snaps, p.ID, s.Name) {
+			if managed[target], err = manages(tx, p, s, target); err != nil {
+				return err
+			}
+		}
+		return nil
 	}); err != nil {
 		return false, err
 	}
-	for _, runs := range runsByTarget(snaps, p.ID, s.Name) {
+	for target, runs := range runsByTarget(snaps, p.ID, s.Name) {
 		for _, r := range runs {
 			pending = pending || r.pending
+		}
+		if !managed[target] {
+			continue
 		}
 		for _, r := range pastTime(s, runs, now) {
 			if err := c.dropRun(p, s, r); err != nil {
@@ -53,6 +75,46 @@ func (c *Cloud) tidy(p *state.LifecyclePolicy, s *state.PolicySchedule, now time
 		}
 	}
 	return pending, nil
+}
+
+// manages tells whether a schedule still looks after what it took of a target.
+// As on AWS, one that counts forgets a target that is gone, and its snapshots
+// stay until somebody deletes them; one that goes by age goes on to the last but
+// one. Neither looks after a target that has lost the tag.
+// https://repost.aws/knowledge-center/ebs-snapshot-dlm-policy-not-deleting
+func manages(tx *state.Tx, p *state.LifecyclePolicy, s *state.PolicySchedule, target string) (bool, error) {
+	var tags map[string]string
+	gone := false
+	if p.Target == state.PolicyVolumes {
+		v, err := state.Get[state.Volume](tx, p.Scope(), target)
+		switch {
+		case errors.Is(err, state.ErrNotFound) || err == nil && v.State == state.VolumeDeleting:
+			gone = true
+		case err != nil:
+			return false, err
+		default:
+			tags = v.Tags
+		}
+	} else {
+		i, err := state.Get[state.Instance](tx, p.Scope(), target)
+		switch {
+		case errors.Is(err, state.ErrNotFound) || err == nil && ended(i):
+			gone = true
+		case err != nil:
+			return false, err
+		default:
+			tags = i.Tags
+		}
+	}
+	if gone {
+		return s.KeepUnit != "", nil
+	}
+	return hasAny(tags, p.TargetTags), nil
+}
+
+// ended tells an instance that is gone or on its way out.
+func ended(i *state.Instance) bool {
+	return i.State == state.Terminated || i.State == state.ShuttingDown || i.Want == state.Terminated
 }
 
 // runsByTarget gathers a schedule's runs of each target, newest first.
@@ -66,7 +128,7 @@ func runsByTarget(snaps []*state.Snapshot, policy, schedule string) map[string][
 		i := slices.IndexFunc(targets[r.Target], func(o *pastRun) bool { return o.due.Equal(r.Due) })
 		if i < 0 {
 			i = len(targets[r.Target])
-			targets[r.Target] = append(targets[r.Target], &pastRun{due: r.Due, taken: snap.Created, whole: true})
+			targets[r.Target] = append(targets[r.Target], &pastRun{due: r.Due, taken: snap.Created, expires: expiry(snap), whole: true})
 		}
 		run := targets[r.Target][i]
 		run.snaps = append(run.snaps, snap)
@@ -88,7 +150,11 @@ func pastTime(s *state.PolicySchedule, runs []*pastRun, now time.Time) []*pastRu
 	for _, r := range runs {
 		old := whole >= int(s.KeepCount)
 		if s.KeepUnit != "" {
-			old = whole > 0 && !now.Before(keptUntil(s, r.taken))
+			until := r.expires
+			if until.IsZero() {
+				until = keptUntil(s, r.taken)
+			}
+			old = whole > 0 && !now.Before(until)
 		}
 		if r.whole {
 			whole++
