@@ -25,12 +25,17 @@ func newPrune(a *App) *cobra.Command {
 		Use:   "prune NAME",
 		Short: "Delete a server's old snapshots",
 		Long: `Deletes a server's old snapshot sets, whoever took them: all but the newest, or
-all that are older than some time. It names them first and asks.
+all that are older than some time; with neither flag, all but what its schedule
+keeps. It names them first and asks.
+
+A schedule itself deletes what it took of an instance only while that instance
+is there. What it had taken before a rescue stays until it is pruned.
 
 What stays in any case: the newest complete set; a set that an image is made
 of, or that the server is coming back from; and one that isn't complete, while
 it holds the last of a disk. Only complete sets of all disks count as kept.`,
-		Example: `  stead prune web --keep 7
+		Example: `  stead prune web
+  stead prune web --keep 7
   stead prune web --keep-for 30d --yes`,
 		Args:              exactly("NAME"),
 		ValidArgsFunction: a.completeServers,
@@ -51,8 +56,8 @@ func (a *App) prune(ctx context.Context, name string, o pruneOptions) error {
 			return usage("--keep-for %s: %v", o.keepFor, err)
 		}
 	}
-	if (o.keep > 0) == (rule.KeepFor > 0) || o.keep < 0 {
-		return usage("give --keep N or --keep-for TIME, one of them")
+	if o.keep > 0 && rule.KeepFor > 0 || o.keep < 0 {
+		return usage("give --keep N or --keep-for TIME, one of them; or neither, to go by the server's schedule")
 	}
 	s, err := a.open(ctx)
 	if err != nil {

@@ -1,11 +1,17 @@
 package e2e
 
 import (
+	"errors"
+	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+
+	"github.com/steadcloud/stead/internal/state"
 )
 
 // self is what a server knows itself by.
@@ -36,6 +42,7 @@ func TestMachineComesBack(t *testing.T) {
 	r.stead("create", "web", "--type", "t3.nano", "--wait", "ssh")
 	r.note("web", "old")
 	first, was := r.show("web"), r.self("web")
+	set := r.scheduledSet("web")
 
 	r.stead("terminate", "web", "--yes")
 	if res := r.try("rescue", "web", "--by", "replace-root"); res.code != 0 || strings.Contains(res.stderr, "instead") {
@@ -53,15 +60,11 @@ func TestMachineComesBack(t *testing.T) {
 		t.Errorf("there are %d volumes: the stub is left", n)
 	}
 
-	var set struct {
-		ID string `json:"id"`
-	}
-	r.decode(r.stead("snapshot", "web", "-o", "json"), &set)
 	r.note("web", "new")
 	var restored struct {
 		Superseded []disk `json:"superseded"`
 	}
-	r.decode(r.stead("restore", "web", "--set", set.ID, "--yes", "-o", "json"), &restored)
+	r.decode(r.stead("restore", "web", "--set", set, "--yes", "-o", "json"), &restored)
 	if got := r.self("web"); got != was {
 		t.Errorf("after the restore it is %+v, want %+v", got, was)
 	}
@@ -71,7 +74,7 @@ func TestMachineComesBack(t *testing.T) {
 	}
 	r.rootStays(back)
 
-	r.stead("clone", "web", "twin", "--set", set.ID)
+	r.stead("clone", "web", "twin", "--set", set)
 	twin := r.self("twin")
 	if twin.hostname != "twin" || twin.note != "old" || twin.machineID == was.machineID || sharesWord(twin.keys, was.keys) {
 		t.Errorf("web is %+v, its clone %+v", was, twin)
@@ -79,6 +82,43 @@ func TestMachineComesBack(t *testing.T) {
 	if again := r.self("web"); again != was {
 		t.Errorf("beside its clone it is %+v, want %+v", again, was)
 	}
+}
+
+// scheduledSet has the local cloud take a server's snapshots by a schedule, as
+// it does when a day has passed in which it was off, and gives the set.
+func (r *rig) scheduledSet(server string) string {
+	r.t.Helper()
+	r.sh(server, "sync")
+	r.stead("schedule", server, "--every", "24h", "--keep", "7")
+	r.killDaemon()
+	db, err := state.Open(filepath.Join(r.data, "state.db"))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	err = db.Update(func(tx *state.Tx) error {
+		all, err := state.All[state.LifecyclePolicy](tx)
+		if err != nil || len(all) != 1 {
+			return fmt.Errorf("there are %d policies: %w", len(all), err)
+		}
+		at := &all[0].Schedules[0].Handled
+		*at = at.Add(-48 * time.Hour)
+		return state.Put(tx, all[0])
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		r.t.Fatal(err)
+	}
+	var sets []struct {
+		ID, By, State string
+		Complete      bool
+	}
+	r.waitUntil("the schedule's snapshots are complete", func() bool {
+		r.decode(r.stead("snapshots", server, "-o", "json"), &sets)
+		return len(sets) > 0 && sets[0].State == "completed"
+	})
+	if len(sets) != 1 || sets[0].By != "schedule" || !sets[0].Complete {
+		r.t.Fatalf("the schedule took %+v", sets)
+	}
+	return sets[0].ID
 }
 
 // rootStays checks a root that outlives its instance, and is tagged as what

@@ -27,6 +27,7 @@ const (
 	checkRaid       = "raid"
 	checkSnapshots  = "snapshots"
 	checkSchedule   = "schedule"
+	checkForgotten  = "forgotten-snapshots"
 	checkAddress    = "fixed-address"
 	checkNofail     = "fstab-nofail"
 	checkByName     = "fstab-by-name"
@@ -167,9 +168,25 @@ func (e *examiner) schedule(about *surroundings, now time.Time) {
 		default:
 			e.find(checkSchedule, SeverityWarn, s.PolicyID, joinReason("its schedule is in state "+s.State, s.Message), remedy)
 		}
+		e.forgotten(&s)
 	}
 	if !found {
 		e.find(checkSchedule, SeverityWarn, e.name, "no schedule takes snapshots of it", remedy)
+	}
+}
+
+// forgotten finds scheduled sets that no schedule deletes any more: one that
+// keeps a number looks after those of the instance alone that there is.
+func (e *examiner) forgotten(s *Schedule) {
+	n := 0
+	for _, t := range gather(e.world.snapshots) {
+		if t.scheduled {
+			n++
+		}
+	}
+	if s.Keep > 0 && n > s.Keep+1 { // one more while the oldest is being deleted
+		e.find(checkForgotten, SeverityHint, e.name, fmt.Sprintf("its schedule keeps %s, and there are %d sets of schedules: "+
+			"those of an instance that is gone, or of an earlier schedule, aren't counted any more", s.Kept(), n), "stead prune "+e.name)
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 )
 
 // PruneOptions says which sets to keep: the newest Keep, or those younger than
-// KeepFor.
+// KeepFor; or, where neither is given, what the server's schedule keeps.
 type PruneOptions struct {
 	Keep    int
 	KeepFor time.Duration
@@ -43,6 +43,9 @@ func (m *Manager) PlanPrune(ctx context.Context, name string, o PruneOptions) (*
 }
 
 func (m *Manager) planPrune(ctx context.Context, name string, o PruneOptions) (*PrunePlan, error) {
+	if o.Keep == 0 && o.KeepFor == 0 {
+		o.Keep, o.KeepFor = m.scheduledRule(ctx, name)
+	}
 	if (o.Keep > 0) == (o.KeepFor > 0) || o.Keep < 0 || o.KeepFor < 0 {
 		return nil, &Error{Code: KindUsage, Reason: "say how many sets to keep, or for how long", Remedy: "stead prune " + name + " --keep 7"}
 	}

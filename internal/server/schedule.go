@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dlm"
@@ -69,6 +70,8 @@ type Schedule struct {
 	KeepFor  int    `json:"keep_for,omitempty"`
 	KeepUnit string `json:"keep_unit,omitempty"` // days, weeks, months or years
 	Role     string `json:"role"`
+
+	made time.Time // of the policy
 }
 
 // Schedule has the cloud take snapshots of a server: of all its disks at one
@@ -106,28 +109,62 @@ func (m *Manager) schedule(ctx context.Context, name string, o ScheduleOptions) 
 			return nil, err
 		}
 	}
-	switch {
-	case len(have) == 0:
-		err = m.step("make the schedule", name, func() error { return m.makePolicy(ctx, want) })
-	case *want != have[0]:
-		err = m.step("change the schedule", have[0].PolicyID, func() error { return m.changePolicy(ctx, want) })
-	}
-	if err != nil {
+	if err := m.havePolicy(ctx, want, have); err != nil {
 		return nil, err
 	}
-	for _, extra := range have[min(1, len(have)):] { // of a command that was cut off, or two at once
-		if err := m.dropPolicy(ctx, extra.PolicyID); err != nil {
-			return nil, err
+	return m.scheduleOf(ctx, name)
+}
+
+// havePolicy sees to it that the wanted schedule is the only one, of those that
+// there are, oldest first. The new one is made before the old one goes.
+//
+// A policy can't change between a number and a time for which it keeps
+// snapshots: DLM wants another policy for that. What the old one took is then
+// nobody's to delete but the user's, as after a rescue: see Prune.
+func (m *Manager) havePolicy(ctx context.Context, want *Schedule, have []Schedule) error {
+	keep := slices.IndexFunc(have, want.same)
+	if keep < 0 {
+		var err error
+		keep = slices.IndexFunc(have, func(s Schedule) bool { return (s.Keep > 0) == (want.Keep > 0) })
+		if keep < 0 {
+			err = m.step("make the schedule", want.Server, func() error { return m.makePolicy(ctx, want) })
+		} else {
+			want.PolicyID = have[keep].PolicyID
+			err = m.step("change the schedule", want.PolicyID, func() error { return m.changePolicy(ctx, want) })
+		}
+		if err != nil {
+			return err
 		}
 	}
-	return m.scheduleOf(ctx, name)
+	for k, extra := range have { // of the other kind, of a command that was cut off, or of two at once
+		if k == keep {
+			continue
+		}
+		if err := m.step("end the schedule", extra.PolicyID, func() error { return m.dropPolicy(ctx, extra.PolicyID) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// same tells whether a policy is as s wants one. A role that isn't given is any.
+func (s *Schedule) same(o Schedule) bool {
+	o.PolicyID, o.made = s.PolicyID, s.made
+	o.Message = s.Message
+	o.Role = cmp.Or(s.Role, o.Role)
+	w := *s
+	w.Role = o.Role
+	if w.At == "" {
+		w.At = o.At
+	}
+	return w == o
 }
 
 // over lays the options over the schedule that a server has.
 func (o ScheduleOptions) over(name string, have []Schedule) (*Schedule, error) {
 	s := Schedule{Server: name}
 	if len(have) > 0 {
-		s = have[0]
+		s = have[len(have)-1] // the newest, where a change was cut off
 	}
 	s.State, s.Message = scheduleEnabled, ""
 	s.Role = cmp.Or(o.Role, s.Role)
@@ -207,6 +244,7 @@ func readSchedule(p *dlmtypes.LifecyclePolicy) (Schedule, bool) {
 	}
 	s := Schedule{
 		Server: p.Tags[tagServer], PolicyID: aws.ToString(p.PolicyId), State: strings.ToLower(string(p.State)), Role: aws.ToString(p.ExecutionRoleArn),
+		made: aws.ToTime(p.DateCreated),
 	}
 	if p.State != dlmtypes.GettablePolicyStateValuesEnabled {
 		s.Message = aws.ToString(p.StatusMessage)
@@ -249,93 +287,15 @@ func (m *Manager) scheduleOf(ctx context.Context, name string) (*Schedule, error
 		return nil, err
 	case len(list) == 0:
 		return nil, &Error{Code: KindNotFound, Reason: "it has none", Remedy: "stead schedule " + name + " --every 24h --keep 7"}
-	case list[0].State == "error":
+	}
+	s := &list[len(list)-1]
+	if s.State == "error" {
 		return nil, &Error{
-			Code: KindFailed, Resource: "policy " + list[0].PolicyID,
-			Reason: joinReason("it can't run", list[0].Message), Remedy: roleRemedy,
+			Code: KindFailed, Resource: "policy " + s.PolicyID,
+			Reason: joinReason("it can't run", s.Message), Remedy: roleRemedy,
 		}
 	}
-	return &list[0], nil
-}
-
-// policiesOf lists the schedules under a name, or all with name "": by name,
-// and the oldest first where one has several.
-func (m *Manager) policiesOf(ctx context.Context, name string) ([]Schedule, error) {
-	return m.policies(ctx, name, name)
-}
-
-// policies lists the schedules that target a server, or all with name "", and
-// that belong to one of the owners.
-func (m *Manager) policies(ctx context.Context, name string, owners ...string) ([]Schedule, error) {
-	list := []Schedule{}
-	if m.dlm == nil {
-		return nil, &Error{Code: KindUnsupported, Reason: "there is no Data Lifecycle Manager", Err: errNoDLM}
-	}
-	in := &dlm.GetLifecyclePoliciesInput{}
-	if name != "" {
-		in.TargetTags = []string{tagServer + "=" + name}
-	}
-	out, err := m.dlm.GetLifecyclePolicies(ctx, in)
-	if err != nil {
-		return nil, wrap("list", "lifecycle policies", err)
-	}
-	for _, p := range out.Policies {
-		if owner := p.Tags[tagServer]; owner == "" || name != "" && !slices.Contains(owners, owner) {
-			continue
-		}
-		one, err := m.dlm.GetLifecyclePolicy(ctx, &dlm.GetLifecyclePolicyInput{PolicyId: p.PolicyId})
-		if apiCode(err) == codeNoPolicy {
-			continue // deleted meanwhile
-		}
-		if err != nil {
-			return nil, wrap("describe", "policy "+aws.ToString(p.PolicyId), err)
-		}
-		if s, ok := readSchedule(one.Policy); ok {
-			list = append(list, s)
-		}
-	}
-	slices.SortFunc(list, func(a, b Schedule) int {
-		return cmp.Or(cmp.Compare(a.Server, b.Server), cmp.Compare(a.PolicyID, b.PolicyID))
-	})
-	return list, nil
-}
-
-// makePolicy makes the policy of a schedule. CreateLifecyclePolicy takes no
-// client token.
-func (m *Manager) makePolicy(ctx context.Context, s *Schedule) error {
-	role, err := m.role(ctx, s.Role)
-	if err != nil {
-		return err
-	}
-	in := &dlm.CreateLifecyclePolicyInput{
-		Description: aws.String("stead schedule of server " + s.Server), ExecutionRoleArn: &role,
-		State: dlmtypes.SettablePolicyStateValuesEnabled, PolicyDetails: s.details(), Tags: serverTags(s.Server),
-	}
-	err = m.takeOnce(ctx, "server "+s.Server, func(ctx context.Context) error {
-		_, err := m.dlm.CreateLifecyclePolicy(ctx, in, func(o *dlm.Options) { o.RetryMaxAttempts = 1 })
-		return err
-	}, func(ctx context.Context) (bool, error) {
-		have, err := m.policiesOf(ctx, s.Server)
-		return len(have) > 0, err
-	})
-	return policyError("make a lifecycle policy for", "server "+s.Server, err)
-}
-
-func (m *Manager) changePolicy(ctx context.Context, s *Schedule) error {
-	in := &dlm.UpdateLifecyclePolicyInput{
-		PolicyId: &s.PolicyID, State: dlmtypes.SettablePolicyStateValuesEnabled, ExecutionRoleArn: optionalText(s.Role), PolicyDetails: s.details(),
-	}
-	in.PolicyDetails.ResourceTypes = nil // it can't be changed, and need not be told
-	_, err := m.dlm.UpdateLifecyclePolicy(ctx, in)
-	return policyError("change", "policy "+s.PolicyID, err)
-}
-
-func (m *Manager) dropPolicy(ctx context.Context, id string) error {
-	_, err := m.dlm.DeleteLifecyclePolicy(ctx, &dlm.DeleteLifecyclePolicyInput{PolicyId: &id})
-	if apiCode(err) == codeNoPolicy {
-		return nil
-	}
-	return wrap("delete", "policy "+id, err)
+	return s, nil
 }
 
 // DropSchedules ends all schedules of a server, if it has any and the endpoint
@@ -378,40 +338,6 @@ func (m *Manager) RenameSchedules(ctx context.Context, from, to string) error {
 	return nil
 }
 
-func (m *Manager) renamePolicy(ctx context.Context, s Schedule, arn, to string) error {
-	s.Server = to
-	if _, err := m.dlm.TagResource(ctx, &dlm.TagResourceInput{ResourceArn: &arn, Tags: serverTags(to)}); err != nil {
-		return wrap("tag", "policy "+s.PolicyID, err)
-	}
-	return m.changePolicy(ctx, &s)
-}
-
-// role is the ARN of the role that DLM is to take snapshots as.
-func (m *Manager) role(ctx context.Context, given string) (string, error) {
-	if given != "" {
-		return given, nil
-	}
-	if m.sts == nil {
-		return "", &Error{Code: KindUsage, Reason: "the account isn't known, so that the role can't be named", Remedy: "--role ARN"}
-	}
-	id, err := m.sts.GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
-	if err != nil {
-		return "", wrap("ask for", "the account", err)
-	}
-	partition := "aws"
-	if parts := strings.Split(aws.ToString(id.Arn), ":"); len(parts) > 1 && parts[1] != "" {
-		partition = parts[1]
-	}
-	return "arn:" + partition + ":iam::" + aws.ToString(id.Account) + ":role/" + defaultRole, nil
-}
-
-func optionalText(s string) *string {
-	if s == "" {
-		return nil
-	}
-	return &s
-}
-
 // When says when, for people: "every 24 hours from 03:00 UTC".
 func (s *Schedule) When() string {
 	if s.Cron != "" {
@@ -433,4 +359,15 @@ func (s *Schedule) Kept() string {
 		return "the newest " + strconv.Itoa(s.Keep)
 	}
 	return "for " + strconv.Itoa(s.KeepFor) + " " + s.KeepUnit
+}
+
+// scheduledRule is how many sets, or for how long, a server's schedule keeps;
+// neither where it has none.
+func (m *Manager) scheduledRule(ctx context.Context, name string) (keep int, keepFor time.Duration) {
+	list, known := m.knownSchedules(ctx, name)
+	if !known || len(list) == 0 {
+		return 0, 0
+	}
+	s := list[len(list)-1]
+	return s.Keep, time.Duration(s.KeepFor*daysOf[strings.ToUpper(s.KeepUnit)]) * 24 * time.Hour
 }

@@ -92,6 +92,9 @@ func (s *shelf) UpdateLifecyclePolicy(_ context.Context, in *dlm.UpdateLifecycle
 	if err != nil {
 		return nil, err
 	}
+	if (p.PolicyDetails.Schedules[0].RetainRule.Count == nil) != (in.PolicyDetails.Schedules[0].RetainRule.Count == nil) {
+		return nil, &dlmtypes.InvalidRequestException{Message: aws.String("the retention can't change between count and age")}
+	}
 	p.PolicyDetails, p.State = in.PolicyDetails, dlmtypes.GettablePolicyStateValues(in.State)
 	return &dlm.UpdateLifecyclePolicyOutput{}, s.changed("UpdateLifecyclePolicy")
 }
@@ -149,8 +152,13 @@ func TestSchedule(t *testing.T) {
 		t.Errorf("the same again: %+v, %v; was %+v; calls %v", again, err, s, shelf.calls[calls:])
 	}
 	changed, err := m.Schedule(ctx, "web", server.ScheduleOptions{KeepFor: 2, KeepUnit: "WEEKS"})
-	if err != nil || changed.PolicyID != s.PolicyID || changed.Every != 24 || changed.At != "03:00" || changed.Keep != 0 || changed.KeepFor != 2 || changed.KeepUnit != "weeks" {
+	if err != nil || changed.PolicyID == s.PolicyID || changed.Every != 24 || changed.At != "03:00" || changed.Keep != 0 || changed.KeepFor != 2 || changed.KeepUnit != "weeks" {
 		t.Errorf("changed to %+v, %v", changed, err)
+	}
+	if again, err := m.Schedule(ctx, "web", server.ScheduleOptions{Every: 12}); err != nil || again.PolicyID != changed.PolicyID || again.Every != 12 || again.KeepFor != 2 {
+		t.Errorf("changed again to %+v, %v", again, err)
+	} else {
+		changed = again
 	}
 	for _, o := range []server.ScheduleOptions{{Every: 5}, {Every: 24, Cron: "0 3 * * *"}, {At: "3 o'clock"}, {Keep: 1001}, {Keep: 1, KeepFor: 1}, {Cron: "0 3"}, {Cron: "0 3 1 * 1"}} {
 		if _, err := m.Schedule(ctx, "web", o); !errors.Is(err, server.ErrUsage) {
@@ -264,11 +272,15 @@ func TestTrap16DLMKilledAtEveryCall(t *testing.T) {
 			_, err := m.Schedule(ctx, "web", server.ScheduleOptions{Keep: 9})
 			return err
 		},
+		"other kind": func(ctx context.Context) error {
+			_, err := m.Schedule(ctx, "web", server.ScheduleOptions{KeepFor: 2, KeepUnit: "WEEKS"})
+			return err
+		},
 		"rename": func(ctx context.Context) error { return m.RenameSchedules(ctx, "web", "db") },
 		"back":   func(ctx context.Context) error { return m.RenameSchedules(ctx, "db", "web") },
 		"drop":   func(ctx context.Context) error { return m.DropSchedules(ctx, "web") },
 	}
-	for _, name := range []string{"drop", "make", "change", "rename", "back", "drop"} {
+	for _, name := range []string{"drop", "make", "change", "other kind", "rename", "back", "drop"} {
 		for at := 1; ; at++ {
 			kept := map[string]dlmtypes.LifecyclePolicy{}
 			for id, p := range s.policies {

@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -53,7 +54,9 @@ func (b *bench) policyRun(s *server.Server, more ...types.Tag) {
 // volumes takes each at another moment.
 func TestScheduledSetComesBack(t *testing.T) {
 	b := newBench(t, nil)
-	m := b.manager(lifecycle{b.client})
+	c := b.config(lifecycle{b.client})
+	c.DLM, c.STS = newShelf(), b.sts()
+	m := server.New(c)
 	_, err := m.Create(t.Context(), b.faultOptions())
 	b.check(err)
 	web, err := m.Stop(t.Context(), "web", true)
@@ -77,5 +80,45 @@ func TestScheduledSetComesBack(t *testing.T) {
 		if tag(v.Tags, asPolicy) != "" {
 			t.Errorf("disk %s was given the policy's tags: %v", id, v.Tags)
 		}
+	}
+	b.pruneBySchedule(m, back.Server)
+}
+
+// pruneBySchedule checks that what a schedule took of an instance that is gone,
+// which no schedule deletes, is found and pruned to what the schedule keeps.
+func (b *bench) pruneBySchedule(m *server.Manager, web *server.Server) {
+	b.t.Helper()
+	ctx := b.t.Context()
+	if _, err := m.PlanPrune(ctx, "web", server.PruneOptions{}); !errors.Is(err, server.ErrUsage) {
+		b.t.Errorf("a prune without a rule or a schedule: %v", err)
+	}
+	_, err := m.Schedule(ctx, "web", server.ScheduleOptions{Every: 24, Keep: 2})
+	b.check(err)
+	for range 2 {
+		b.tick()
+		b.policyRun(web)
+	}
+	forgotten := func() (n int) {
+		found, err := m.Doctor(ctx, server.DoctorOptions{Name: "web"})
+		b.check(err)
+		for _, f := range found {
+			if f.Check == "forgotten-snapshots" && f.Remedy == "stead prune web" {
+				n++
+			}
+		}
+		return n
+	}
+	if n := forgotten(); n != 0 {
+		b.t.Errorf("one set more than the schedule keeps, which may be going, and %d findings", n)
+	}
+	b.tick()
+	b.policyRun(web)
+	if n := forgotten(); n != 1 {
+		b.t.Errorf("two sets too many, and %d findings", n)
+	}
+	plan, err := m.Prune(ctx, "web", server.PruneOptions{})
+	b.check(err)
+	if len(plan.Delete) != 3 || len(b.setIDs(m)) != 2 || forgotten() != 0 {
+		b.t.Errorf("pruned %+v, and %v are left", plan.Delete, b.setIDs(m))
 	}
 }

@@ -102,6 +102,13 @@ func gather(snapshots []types.Snapshot) []tapeSet {
 	return sets
 }
 
+// sameDisk tells two snapshots of one disk, or of it and of what a rescue put in
+// its place.
+func sameDisk(a, b *types.Snapshot) bool {
+	device := tagOf(a.Tags, tagDevice)
+	return aws.ToString(a.VolumeId) == aws.ToString(b.VolumeId) || device != "" && device == tagOf(b.Tags, tagDevice)
+}
+
 // runsOf parts the snapshots of one schedule into its runs: those that began
 // within a span, and none with two of one disk.
 func runsOf(list []types.Snapshot) [][]types.Snapshot {
@@ -111,7 +118,7 @@ func runsOf(list []types.Snapshot) [][]types.Snapshot {
 	var runs [][]types.Snapshot
 	for _, s := range list {
 		if n := len(runs) - 1; n >= 0 && aws.ToTime(s.StartTime).Sub(aws.ToTime(runs[n][0].StartTime)) < runSpan &&
-			!slices.ContainsFunc(runs[n], func(o types.Snapshot) bool { return aws.ToString(o.VolumeId) == aws.ToString(s.VolumeId) }) {
+			!slices.ContainsFunc(runs[n], func(o types.Snapshot) bool { return sameDisk(&o, &s) }) {
 			runs[n] = append(runs[n], s)
 			continue
 		}
