@@ -161,8 +161,8 @@ func (a *App) repairBegin(ctx context.Context, s *session, o repairOptions) (int
 	defer a.forgetHelper(t.Alias)
 	s.progress.close()
 	a.greet(o, r)
-	if !o.runs() && o.hold {
-		return 0, nil
+	if !o.runs() && !isTerminal(a.Stdin) {
+		return 0, nil // --hold alone
 	}
 	line := r.CommandLine(o.command)
 	if o.fix != "" {

@@ -43,8 +43,13 @@ func TestMachineTended(t *testing.T) {
 	r.stead("cp", "web@latest:/srv/file", back)
 	same(t, in, back)
 
-	// Another type, and a root that fstab keeps from booting.
+	// At a terminal.
+	checkShell(t, r, "web", "# ")
+	checkConsole(t, r, "web")
+
+	// Another type, and its disk in a helper.
 	r.stead("resize", "web", "--type", "t3.small", "--yes", "--wait", "running")
+	checkRepairShell(t, r, "web")
 	if res := r.try("repair", "web", "--yes", "--", "cat /etc/hostname >/etc/mended && exit 7"); res.code != 7 {
 		t.Fatalf("repair: %v", res)
 	}
