@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"net/http"
 	"slices"
@@ -166,14 +165,14 @@ func sumTotals(costs []server.Cost) []price.Total {
 
 func (r *costReport) write(w io.Writer, s *session, o costOptions) {
 	if len(r.Servers) == 0 {
-		fmt.Fprintln(w, "no servers, no cost")
+		remark(w, "no servers, no cost\n")
 		return
 	}
 	switch {
 	case s.local != nil:
-		fmt.Fprintf(w, "The local cloud costs nothing. The same on AWS, in %s:\n\n", r.Region)
+		remark(w, "The local cloud costs nothing. The same on AWS, in %s:\n\n", r.Region)
 	case !r.Charged:
-		fmt.Fprintf(w, "What this cloud charges isn't known. The same on AWS, in %s:\n\n", r.Region)
+		remark(w, "What this cloud charges isn't known. The same on AWS, in %s:\n\n", r.Region)
 	}
 	if o.name == "" && len(r.Servers) > 1 {
 		r.writeAll(w)
@@ -192,10 +191,10 @@ func (r *costReport) writeAll(w io.Writer) {
 	}
 	t.add(append([]string{"all", ""}, totalCells(&price.Bill{Totals: r.Totals})...)...)
 	t.write(w)
-	fmt.Fprintln(w)
+	remark(w, "\n")
 	for i := range r.Servers {
 		if c := &r.Servers[i]; c.Answer != "" {
-			fmt.Fprintf(w, "%s: %s.\n", c.Server, c.Answer)
+			remark(w, "%s: %s.\n", c.Server, c.Answer)
 		}
 	}
 }

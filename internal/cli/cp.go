@@ -256,8 +256,12 @@ func (c *copier) fetchAll(ctx context.Context, sources []place, dest string) ([]
 	var done []copied
 	for _, p := range sources {
 		target, err := tarcopy.Target(dest, p.path, len(sources) > 1)
+		var missing *tarcopy.NoFolderError
+		if errors.As(err, &missing) {
+			return done, &server.Error{Code: server.KindNotFound, Op: "copy", Resource: p.String(), Err: err, Remedy: "mkdir -p " + sshclient.Quote([]string{missing.Path})}
+		}
 		if err != nil {
-			return done, &server.Error{Code: server.KindNotFound, Op: "copy", Resource: p.String(), Err: err, Remedy: "mkdir -p " + dest}
+			return done, &server.Error{Op: "copy", Resource: p.String(), Err: err}
 		}
 		stats, err := c.fetchFrom(ctx, p, target)
 		if err != nil {
@@ -347,6 +351,9 @@ func (c *copier) run(ctx context.Context, t sshclient.Target, p place, in io.Rea
 		switch {
 		case code == 4:
 			e.Code = server.KindNotFound
+			if dir, missing := strings.CutSuffix(words, ": there is no such folder"); missing {
+				e.Remedy = "stead exec " + p.server + " -- mkdir -p " + sshclient.Quote([]string{dir})
+			}
 		case code == 2 && strings.HasSuffix(words, "add -r"):
 			e.Code = server.KindUsage
 		case strings.Contains(words, "ermission denied"):

@@ -51,7 +51,7 @@ bad it is, and the command that mends it:
         terminates, tags that contradict what is so, a data disk that isn't
         plugged in, a RAID that lacks a disk, a mount in fstab without nofail
   warn  it will be missed some day: no snapshot for a week, no schedule, no fixed
-        address, a mount by device name
+        address, a mount by device name, or of a disk that isn't there any more
   hint  it may be meant so: ssh open to all, a disk of the older type gp2
 
 --fix makes the repairs that put nothing at risk and cost nothing: flags, tags

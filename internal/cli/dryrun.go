@@ -42,7 +42,7 @@ type planStep struct {
 func (a *App) dryRun(cmd *cobra.Command, run func() error) error {
 	if fix, err := cmd.Flags().GetBool("fix"); err == nil && fix {
 		return &server.Error{
-			Code: server.KindUsage, Op: "plan", Resource: "`" + cmd.CommandPath() + " --fix`",
+			Code: server.KindUnsupported, Op: "plan", Resource: "`" + cmd.CommandPath() + " --fix`",
 			Reason: "what it finds inside a server decides what it mends",
 			Remedy: cmd.CommandPath() + ", which names what --fix would mend",
 		}
@@ -52,7 +52,7 @@ func (a *App) dryRun(cmd *cobra.Command, run func() error) error {
 		return run()
 	case dryRunRefused:
 		return &server.Error{
-			Code: server.KindUsage, Op: "plan", Resource: "`" + cmd.CommandPath() + "`", Reason: why,
+			Code: server.KindUnsupported, Op: "plan", Resource: "`" + cmd.CommandPath() + "`", Reason: why,
 			Remedy: "leave --dry-run away",
 		}
 	case dryRunPlans:

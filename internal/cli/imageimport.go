@@ -2,8 +2,10 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"path"
@@ -109,11 +111,15 @@ func (a *App) imageImport(ctx context.Context, o importOptions) error {
 
 // wrapImport says what couldn't be imported; an error that knows itself passes.
 func wrapImport(source string, err error) error {
-	if err == nil || server.KindOf(err) != server.KindFailed {
+	var refused *cloud.RefusedError
+	if err == nil || server.KindOf(err) != server.KindFailed && !errors.As(err, &refused) {
 		return err
 	}
-	e := &server.Error{Code: server.KindFailed, Op: "import image", Resource: source, Err: err}
-	if strings.Contains(err.Error(), cloud.ErrChecksum.Error()) {
+	e := &server.Error{Code: server.KindOf(err), Op: "import image", Resource: source, Err: err}
+	switch {
+	case refused != nil && e.Code == server.KindExists:
+		e.Remedy = "choose another --name, or: stead image rm NAME"
+	case strings.Contains(err.Error(), cloud.ErrChecksum.Error()):
 		e.Remedy = "fetch the file again; if the sum differs still, it is not the file that was meant"
 	}
 	return e
@@ -152,6 +158,9 @@ func (a *App) openSource(ctx context.Context, source string) (r io.ReadCloser, s
 		return d, d.size, nil
 	}
 	f, err := os.Open(source)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, 0, &server.Error{Code: server.KindNotFound, Op: "import image", Resource: source, Reason: "there is no such file", Remedy: "give the path or the address of a disk image"}
+	}
 	if err != nil {
 		return nil, 0, &server.Error{Code: server.KindUsage, Op: "import image", Resource: source, Err: err}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -76,15 +77,25 @@ func (a *App) move(ctx context.Context, o moveOptions) error {
 	if err := o.check(); err != nil {
 		return err
 	}
-	what, question := o.question()
-	if err := a.confirm(o.yes, what, question); err != nil {
-		return err
+	if !o.server.Release { // what that asks is known already
+		if err := a.confirmMove(&o, nil); err != nil {
+			return err
+		}
 	}
 	s, err := a.open(ctx)
 	if err != nil {
 		return err
 	}
 	defer s.close()
+	if o.server.Release {
+		left, err := s.servers.MoveLeft(ctx, o.name, o.server)
+		if err != nil {
+			return err
+		}
+		if err := a.confirmMove(&o, left); err != nil {
+			return err
+		}
+	}
 	if o.server.Wait, err = s.waitFor(o.wait); err != nil {
 		return err
 	}
@@ -108,6 +119,22 @@ func (a *App) move(ctx context.Context, o moveOptions) error {
 			writeDisks(w, result.Source)
 		}
 	})
+}
+
+// confirmMove asks, and names the disks that a release deletes.
+func (a *App) confirmMove(o *moveOptions, left []server.Disk) error {
+	what, question := o.question()
+	if o.server.Release && len(left) > 0 {
+		var names []string
+		for k := range left {
+			names = append(names, left[k].VolumeID)
+		}
+		what += " (" + strings.Join(names, ", ") + ")"
+		if !o.yes {
+			writeDisks(a.Stderr, left)
+		}
+	}
+	return a.confirm(o.yes, what, question)
 }
 
 // question asks what is to be done.

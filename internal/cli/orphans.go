@@ -89,14 +89,14 @@ func (a *App) writeOrphans(w io.Writer, s *session, r *orphanReport) {
 	switch {
 	case len(r.Orphans) == 0:
 	case s.local != nil:
-		fmt.Fprintln(w, "\nThe local cloud costs nothing; what is listed takes up its disk.")
+		remark(w, "\nThe local cloud costs nothing; what is listed takes up its disk.\n")
 	case !s.charges:
-		fmt.Fprintln(w, "\nWhat this cloud charges isn't known.")
+		remark(w, "\nWhat this cloud charges isn't known.\n")
 	default:
-		fmt.Fprintf(w, "\nTogether $%s a month", r.Month.Cents())
+		without := ""
 		if r.Unpriced > 0 {
-			fmt.Fprintf(w, ", without %d that there is no figure of (try: stead cost --refresh)", r.Unpriced)
+			without = fmt.Sprintf(", without %d that there is no figure of (try: stead cost --refresh)", r.Unpriced)
 		}
-		fmt.Fprintln(w, ".")
+		remark(w, "\nTogether $%s a month%s.\n", r.Month.Cents(), without)
 	}
 }

@@ -156,6 +156,13 @@ func (p *page) Write(b []byte) (int, error) {
 	return n, err
 }
 
+// remark says something beside a table, which would disturb who cuts its rows.
+func remark(w io.Writer, format string, args ...any) {
+	if p, ok := w.(*page); !ok || !p.bare && len(p.columns) == 0 {
+		fmt.Fprintf(w, format, args...)
+	}
+}
+
 // columnError says that a table hasn't got a column.
 type columnError struct {
 	name string

@@ -99,9 +99,12 @@ func (a *App) snapshotRm(ctx context.Context, ids []string, yes bool) error {
 		return err
 	}
 	defer s.close()
-	sets, err := s.servers.SetsNamed(ctx, ids)
+	sets, missing, err := s.servers.SetsNamed(ctx, ids)
 	if err != nil {
 		return err
+	}
+	for _, id := range missing {
+		s.passedOver("set " + id)
 	}
 	if !yes {
 		a.writeSets(a.Stderr, sets)
@@ -119,6 +122,11 @@ func (a *App) snapshotRm(ctx context.Context, ids []string, yes bool) error {
 			fmt.Fprintf(w, "set %s of %s is deleted\n", set.ID, set.Server)
 		}
 	})
+}
+
+// passedOver says of one of several that are to be deleted that it is gone.
+func (s *session) passedOver(what string) {
+	s.progress.event(server.Event{State: server.StepWarning, Step: "delete", Resource: what, Detail: "there is none such (any more); going on without it"})
 }
 
 func newSnapshots(a *App) *cobra.Command {

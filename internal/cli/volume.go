@@ -93,7 +93,8 @@ func newVolumeDetach(a *App) *cobra.Command {
 		Short: "Unplug a data disk and take it out of its server",
 		Long: `Unplugs a data disk and takes it out of its server. Its data stays. On a server
 that runs it is unmounted first, and leaves the fstab; with --force it is
-unplugged as it is, and what the system hasn't written yet is lost.`,
+unplugged as it is: what the system hasn't written yet is lost, and its line
+stays in the fstab until "stead doctor SERVER --fix" takes it out.`,
 		Example:           "  stead volume detach vol-0a1b2c3d",
 		Args:              exactly("VOLUME"),
 		ValidArgsFunction: a.completeVolumeThenServer,

@@ -51,6 +51,9 @@ func (a *App) volumeRm(ctx context.Context, o volumeRmOptions) error {
 		return err
 	}
 	defer s.close()
+	if o.volumes, err = s.present(ctx, o.volumes); err != nil {
+		return err
+	}
 	var losses []string
 	for _, id := range o.volumes {
 		d, err := s.servers.VolumeLoss(ctx, id)
@@ -84,6 +87,28 @@ func (a *App) volumeRm(ctx context.Context, o volumeRmOptions) error {
 			fmt.Fprintln(w)
 		}
 	})
+}
+
+// present are the volumes that there are: of several some may be gone, as when
+// their deletion was cut off. It fails when all are.
+func (s *session) present(ctx context.Context, volumes []string) ([]string, error) {
+	var here []string
+	var last error
+	for _, id := range volumes {
+		_, err := s.servers.VolumeLoss(ctx, id)
+		if server.KindOf(err) == server.KindNotFound {
+			last = err
+			if len(volumes) > 1 {
+				s.passedOver("volume " + id)
+			}
+			continue
+		}
+		here = append(here, id) // where it may not go, that is said later
+	}
+	if len(here) == 0 {
+		return nil, last
+	}
+	return here, nil
 }
 
 // describeLoss names a disk by what a person knows of it.

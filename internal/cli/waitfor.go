@@ -2,6 +2,8 @@ package cli
 
 import (
 	"context"
+	"errors"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -25,7 +27,14 @@ What can't come any more by itself is an error at once. --timeout bounds the
 wait; the exit code is then 6.`,
 		Example: `  stead create web --wait none && stead wait web
   stead wait web --for stopped --timeout 5m`,
-		Args:              exactly("NAME"),
+		Args: func(cmd *cobra.Command, args []string) error {
+			err := exactly("NAME")(cmd, args)
+			var e *server.Error
+			if len(args) == 2 && slices.Contains(server.States(), args[1]) && errors.As(err, &e) {
+				e.Remedy = "stead wait " + args[0] + " --for " + args[1]
+			}
+			return err
+		},
 		ValidArgsFunction: a.completeServers,
 		Annotations:       map[string]string{resumable: "yes"},
 	}

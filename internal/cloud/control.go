@@ -51,6 +51,15 @@ type buildEvent struct {
 	Total   int64  `json:"total,omitempty"`
 	ImageID string `json:"imageId,omitempty"`
 	Error   string `json:"error,omitempty"`
+	Code    string `json:"code,omitempty"` // EC2's for the error, if it has one
+}
+
+// failed is the line that ends an answer with an error.
+func failed(err error) buildEvent {
+	if e := (*apiError)(nil); errors.As(err, &e) {
+		return buildEvent{Error: e.Message, Code: e.Code}
+	}
+	return buildEvent{Error: err.Error()}
 }
 
 // controlHandler serves what is no part of EC2's API: the keys, image builds,
@@ -174,7 +183,7 @@ func (d *daemon) buildImage(w http.ResponseWriter, r *http.Request) {
 		id, err = d.attendBuild(r.Context(), name, send)
 	}
 	if err != nil {
-		send(buildEvent{Error: err.Error()})
+		send(failed(err))
 		return
 	}
 	send(buildEvent{ImageID: id})
@@ -301,6 +310,8 @@ func readBuild(r io.Reader, progress func(step string, done, total int64)) (stri
 			return "", err
 		}
 		switch {
+		case e.Code != "":
+			return "", &RefusedError{Code: e.Code, Message: e.Error}
 		case e.Error != "":
 			return "", errors.New(e.Error)
 		case e.ImageID != "":

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 
+	"github.com/aws/smithy-go"
+
 	"github.com/steadcloud/stead/internal/ec2query"
 	"github.com/steadcloud/stead/internal/sigv4"
 	"github.com/steadcloud/stead/internal/snapshot"
@@ -21,6 +23,22 @@ type apiError struct {
 	Status  int // HTTP; 0 is 400
 	cause   error
 }
+
+// RefusedError is what the daemon refuses to do for a reason that EC2 has a code
+// for. It is one of the SDK's API errors to who asks with errors.As.
+type RefusedError struct{ Code, Message string }
+
+// Error says why, without the code.
+func (e *RefusedError) Error() string { return e.Message }
+
+// ErrorCode returns EC2's code, such as InvalidAMIName.Duplicate.
+func (e *RefusedError) ErrorCode() string { return e.Code }
+
+// ErrorMessage returns the reason.
+func (e *RefusedError) ErrorMessage() string { return e.Message }
+
+// ErrorFault says that it was asked wrongly.
+func (e *RefusedError) ErrorFault() smithy.ErrorFault { return smithy.FaultClient }
 
 func (e *apiError) Error() string { return e.Code + ": " + e.Message }
 func (e *apiError) Unwrap() error { return e.cause }

@@ -44,11 +44,11 @@ func (s *ImportSpec) check() error {
 	s.Architecture, s.RootDevice = cmp.Or(s.Architecture, "x86_64"), cmp.Or(s.RootDevice, "/dev/xvda")
 	switch {
 	case !slices.Contains(types.ArchitectureValues("").Values(), types.ArchitectureValues(s.Architecture)):
-		return fmt.Errorf("architecture %q: use x86_64 or arm64", s.Architecture)
+		return fail("InvalidParameterValue", "architecture %q: use x86_64 or arm64", s.Architecture)
 	case s.BootMode != "" && !slices.Contains(types.BootModeValues("").Values(), types.BootModeValues(s.BootMode)):
-		return fmt.Errorf("boot mode %q: use legacy-bios, uefi or uefi-preferred", s.BootMode)
+		return fail("InvalidParameterValue", "boot mode %q: use legacy-bios, uefi or uefi-preferred", s.BootMode)
 	case !deviceName.MatchString(s.RootDevice):
-		return fmt.Errorf("root device %q: use /dev/xvda or /dev/sda1", s.RootDevice)
+		return fail("InvalidParameterValue", "root device %q: use /dev/xvda or /dev/sda1", s.RootDevice)
 	case s.Checksum != "":
 		return image.CheckChecksum(s.Checksum)
 	}
@@ -114,18 +114,10 @@ func (d *daemon) importImage(w http.ResponseWriter, r *http.Request) {
 	id, err := d.cloud.ImportImage(ctx, state.Scope{Account: d.cfg.Account, Region: DefaultRegion}, spec, r.Body,
 		func(step string, done, total int64) { send(buildEvent{Step: step, Done: done, Total: total}) })
 	if err != nil {
-		send(buildEvent{Error: plainMessage(err)})
+		send(failed(err))
 		return
 	}
 	send(buildEvent{ImageID: id})
-}
-
-// plainMessage is an error's text without EC2's code.
-func plainMessage(err error) string {
-	if e := (*apiError)(nil); errors.As(err, &e) {
-		return e.Message
-	}
-	return err.Error()
 }
 
 // sourceReader keeps the error of the file that is being sent: what the other

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	"github.com/aws/smithy-go"
 	"github.com/spf13/pflag"
 )
 
@@ -64,10 +66,65 @@ func (o *runInstances) do(ctx context.Context, c *call) error {
 	}
 	out, err := client.RunInstances(ctx, in)
 	if err != nil {
+		if o.kernel != "" && aboutKernel(err, o.kernel) {
+			fmt.Fprintf(c.notes, "This endpoint doesn't boot kernel %s. An image whose disk has a boot loader of its own runs so today:\n  %s\n", o.kernel, o.modernLine(image))
+		}
 		return fmt.Errorf("run image %s: %w", image, err)
 	}
 	c.out.reservation(types.Reservation{ReservationId: out.ReservationId, OwnerId: out.OwnerId, Groups: out.Groups, Instances: out.Instances}, true)
 	return nil
+}
+
+// aboutKernel tells that a launch was refused for the kernel, as against for
+// one of the many other things that it names.
+func aboutKernel(err error, kernel string) bool {
+	var ae smithy.APIError
+	if !errors.As(err, &ae) || !refusesKernel(err) {
+		return false
+	}
+	text := strings.ToLower(ae.ErrorMessage())
+	return strings.HasPrefix(ae.ErrorCode(), "Unsupported") || strings.Contains(text, "kernel") || strings.Contains(text, strings.ToLower(kernel))
+}
+
+// modernLine is the same command for an endpoint that boots HVM alone.
+func (o *runInstances) modernLine(image string) string {
+	words := []string{"ec2run", image}
+	option := func(name, value string) {
+		if value != "" {
+			words = append(words, name, value)
+		}
+	}
+	if o.count != "1" {
+		option("-n", o.count)
+	}
+	for _, g := range o.groups {
+		option("-g", g)
+	}
+	option("-k", o.key)
+	option("-d", o.data)
+	option("-f", o.dataFile)
+	option("-t", o.instanceType)
+	option("-z", o.zone)
+	for _, m := range o.mappings {
+		option("-b", m)
+	}
+	option("-s", o.subnet)
+	option("--private-ip-address", o.address)
+	option("-p", o.profile)
+	option("--client-token", o.token)
+	option("--instance-initiated-shutdown-behavior", o.shutdown)
+	for _, f := range []struct {
+		name string
+		set  bool
+	}{{"-m", o.monitor}, {"--disable-api-termination", o.protect}, {"--ebs-optimized", o.ebsOptimal}} {
+		if f.set {
+			words = append(words, f.name)
+		}
+	}
+	for k, w := range words {
+		words[k] = quote(w)
+	}
+	return strings.Join(words, " ")
 }
 
 func (o *runInstances) input(image string) (*ec2.RunInstancesInput, error) {

@@ -173,6 +173,25 @@ func TestModernLine(t *testing.T) {
 	}
 }
 
+// So does a launch: for the kernel's sake alone, with all else that was asked.
+func TestModernLineOfRun(t *testing.T) {
+	args := []string{"ami-1", "-n", "2", "-k", "me", "-g", "web", "-t", "m1.small", "-b", "/dev/sdf1=:10:false", "--kernel", "aki-427d952b"}
+	const modern = `ec2run ami-1 -n 2 -g web -k me -t m1.small -b /dev/sdf1=:10:false`
+	for code, want := range map[string]bool{
+		"UnsupportedOperation": true, "InvalidKeyPair.NotFound": false, "InvalidGroup.NotFound": false, "AuthFailure": false,
+	} {
+		e := newEndpoint(t, map[string]string{"RunInstances": "refuse " + code})
+		var out, notes bytes.Buffer
+		err := ec2tools.Run(t.Context(), e.connect, "ec2run", args, ec2tools.Streams{Stdout: &out, Stderr: &notes})
+		if err == nil || !strings.Contains(err.Error(), code) {
+			t.Errorf("%s: error is %v", code, err)
+		}
+		if got := strings.Contains(notes.String(), modern+"\n"); got != want {
+			t.Errorf("%s: says %q", code, notes.String())
+		}
+	}
+}
+
 // Rows are cut by scripts: fields keep their places whatever is empty.
 func TestRows(t *testing.T) {
 	e := newEndpoint(t, map[string]string{

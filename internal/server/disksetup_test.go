@@ -233,6 +233,59 @@ func TestDataIsNeverFormatted(t *testing.T) {
 	}
 }
 
+// An image that was made of another server brings along what its root noted of
+// its own disks. Blank disks are formatted all the same, and what was noted of
+// the others goes; a disk that came with the image is mounted as it is.
+func TestDisksOfAnotherServersImage(t *testing.T) {
+	for name, s := range map[string]diskSetup{
+		"single": twoDisks(),
+		"raid":   {Raid: "1", FS: fsExt4, Mount: "/srv", Disks: []setupDisk{{"/dev/sdf", 1}, {"/dev/sdg", 1}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newGuestBox(t)
+			plugIn := func() {
+				for k, dev := range []string{"vdb", "vdc"} {
+					link := []string{"sdf", "sdg"}[k]
+					g.must(os.RemoveAll(filepath.Join(g.root, "dev", link)))
+					_ = os.Remove(filepath.Join(g.root, "dev", dev+".md")) // the array's, where there is one
+					g.disk(dev, int64(s.Disks[k].GiB), link)
+				}
+				for _, gone := range []string{"sys/block/md127", "sys/class/block/md127", "dev/md127", "dev/md127.uuid"} {
+					g.must(os.RemoveAll(filepath.Join(g.root, gone)))
+				}
+				g.write("proc/mounts", "/dev/vda1 / ext4 rw 0 0\n")
+			}
+			want := map[string]string{"vdb": "/srv", "vdc": "/srv2"}
+			if s.Raid != "" {
+				want = map[string]string{"md127": "/srv"}
+			}
+			for range 2 { // the second is another server's first boot
+				plugIn()
+				if out, err := g.run(s); err != nil {
+					t.Fatalf("%v\n%s", err, out)
+				}
+				g.whole(want)
+			}
+			if s.Raid != "" {
+				g.checkArray()
+				return
+			}
+			first := g.uuid("vdb")
+			disk, kept := filepath.Join(g.root, "dev/vdb"), filepath.Join(t.TempDir(), "vdb")
+			g.must(os.Rename(disk, kept))
+			plugIn()
+			g.must(os.Rename(kept, disk))
+			if out, err := g.run(s); err != nil {
+				t.Fatalf("with one of the disks: %v\n%s", err, out)
+			}
+			g.whole(want)
+			if g.uuid("vdb") != first {
+				t.Error("a disk that came with the image was formatted")
+			}
+		})
+	}
+}
+
 func poke(path string, at int64, text string) error {
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {

@@ -179,8 +179,8 @@ func (m *Manager) treat(ctx context.Context, name string, list []Finding) error 
 			return err
 		}
 	}
-	if has(checkNofail, checkByName) {
-		_, _, err := m.inGuest(ctx, m.view(w), map[string]string{"fix": "yes"}, fstabScript)
+	if has(checkNofail, checkByName, checkGone) {
+		_, _, err := m.inGuest(ctx, m.view(w), map[string]string{"fix": "yes", "gone": yesNo(!incomplete(list))}, fstabScript)
 		return err
 	}
 	return nil

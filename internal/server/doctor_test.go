@@ -215,6 +215,9 @@ UUID=1-4 /srv xfs defaults,nofail 0 2
 	if f := list["fstab-nofail"]; f.Resource != "/etc/fstab: LABEL=data /data" || !f.Fixable {
 		t.Errorf("a mount without nofail is %+v", f)
 	}
+	if f := list["fstab-gone"]; f.Resource != "/etc/fstab: UUID=1-4 /srv" || f.Severity != server.SeverityWarn || !f.Fixable {
+		t.Errorf("a mount of a disk that isn't there is %+v", f)
+	}
 	if f := list["fstab-by-name"]; f.Resource != "/etc/fstab: /dev/xvdz /mnt" || f.Severity != server.SeverityWarn {
 		t.Errorf("a mount by name is %+v", f)
 	}
@@ -226,6 +229,8 @@ UUID=1-4 /srv xfs defaults,nofail 0 2
 		data, err := os.ReadFile(fstab)
 		b.check(err)
 		want := strings.Replace(before, "LABEL=data   /data  ext4 defaults,noatime 0 2", "LABEL=data /data ext4 defaults,noatime,nofail 0 2", 1)
+		// Nobody knows where LABEL=data is; a UUID that no disk has is gone.
+		want = strings.Replace(want, "UUID=1-4 /srv", "# stead: no disk has it: UUID=1-4 /srv", 1)
 		if string(data) != want {
 			t.Errorf("fstab is\n%s\nwant\n%s", data, want)
 		}
@@ -243,6 +248,33 @@ UUID=1-4 /srv xfs defaults,nofail 0 2
 	m = server.New(server.Config{EC2: b.client, Region: b.region, Guest: closedGuest{}})
 	if f := b.examined(m, true)["inside"]; f.Severity != server.SeverityHint {
 		t.Errorf("a server that lets nobody in is %+v", f)
+	}
+}
+
+// A line whose disk isn't there is none of doctor's business while the server
+// lacks a disk of its own: that may be the one.
+func TestDoctorKeepsLinesOfUnpluggedDisks(t *testing.T) {
+	b := newBench(t, nil)
+	o := b.faultOptions()
+	s, err := b.manager(b.client).Create(t.Context(), o)
+	b.check(err)
+	if len(s.Data) == 0 {
+		t.Fatal("the server has no data disk")
+	}
+	fstab := filepath.Join(t.TempDir(), "fstab")
+	const before = "UUID=1-4 /srv xfs defaults,nofail 0 2\n"
+	b.check(os.WriteFile(fstab, []byte(before), 0o640))
+	_, err = b.client.DetachVolume(t.Context(), &ec2.DetachVolumeInput{VolumeId: &s.Data[0].VolumeID, InstanceId: &s.InstanceID, Device: &s.Data[0].Device})
+	b.check(err)
+	m := server.New(server.Config{EC2: b.client, Region: b.region, Guest: localGuest{fstab}})
+	for range 2 { // the first plugs it in
+		list := b.examined(m, true)
+		if data, _ := os.ReadFile(fstab); list["plugged-in"].Resource != "" && string(data) != before {
+			t.Errorf("fstab is now\n%s", data)
+		}
+	}
+	if data, _ := os.ReadFile(fstab); !strings.HasPrefix(string(data), "# stead: no disk has it: ") {
+		t.Errorf("with all disks there it is\n%s", data)
 	}
 }
 

@@ -31,6 +31,7 @@ const (
 	checkAddress    = "fixed-address"
 	checkNofail     = "fstab-nofail"
 	checkByName     = "fstab-by-name"
+	checkGone       = "fstab-gone"
 	checkInside     = "inside"
 	checkPublicSSH  = "public-ssh"
 	checkVolumeType = "volume-type"
@@ -317,10 +318,16 @@ func (m *Manager) examineGuards(ctx context.Context, e *examiner) error {
 	return nil
 }
 
+// incomplete tells of findings that the server lacks a disk that is its own:
+// what is in fstab for that is no mistake.
+func incomplete(list []Finding) bool {
+	return slices.ContainsFunc(list, func(f Finding) bool { return f.Check == checkUnplugged || f.Check == checkRaid })
+}
+
 // examineFstab looks inside a server that runs. One that doesn't let in gets a
 // hint.
 func (m *Manager) examineFstab(ctx context.Context, e *examiner) {
-	out, reached, err := m.inGuest(ctx, e.view, map[string]string{"fix": "no"}, fstabScript)
+	out, reached, err := m.inGuest(ctx, e.view, map[string]string{"fix": "no", "gone": yesNo(!incomplete(e.list))}, fstabScript)
 	if err != nil && ctx.Err() == nil {
 		e.find(checkInside, SeverityHint, e.name, "nobody could look inside: "+causeText(err), "stead ssh "+e.name)
 	}
@@ -330,6 +337,9 @@ func (m *Manager) examineFstab(ctx context.Context, e *examiner) {
 	said := guestLines(out)
 	for _, line := range said["nofail"] {
 		e.find(checkNofail, SeverityFail, "/etc/fstab: "+line, "without nofail it doesn't boot when that disk is away", "").fixable()
+	}
+	for _, line := range said["gone"] {
+		e.find(checkGone, SeverityWarn, "/etc/fstab: "+line, "the server hasn't got that disk any more, and each boot waits for it", "").fixable()
 	}
 	for _, line := range said["name"] {
 		e.find(checkByName, SeverityWarn, "/etc/fstab: "+line, "device names change; a UUID doesn't", "").fixable()

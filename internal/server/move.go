@@ -136,6 +136,55 @@ func (m *Manager) moved(ctx context.Context, name, set string) (*MoveResult, err
 	return r, nil
 }
 
+// MoveLeft tells which disks a release would delete: those that a move left in
+// another zone, or, with Region, all that the server has in this one.
+func (m *Manager) MoveLeft(ctx context.Context, name string, o MoveOptions) ([]Disk, error) {
+	w, err := m.world(ctx, "move", name)
+	if KindOf(err) == KindNotFound && o.Region != "" {
+		return nil, nil // a release that is over but for its answer
+	}
+	if err != nil {
+		return nil, err
+	}
+	if o.Region != "" {
+		return w.leftHere(), nil
+	}
+	left := []Disk{}
+	for _, v := range w.leftBehind() {
+		left = append(left, diskOf(v, nil))
+	}
+	return left, nil
+}
+
+// leftBehind are the disks that moves left in other zones, the root first, as
+// they are shown. Those in the server's own zone are of a restore.
+func (w *world) leftBehind() []*types.Volume {
+	root := w.root()
+	if root == nil {
+		return nil
+	}
+	var list []*types.Volume
+	for k := range w.superseded {
+		if v := &w.superseded[k]; aws.ToString(v.AvailabilityZone) != aws.ToString(root.AvailabilityZone) {
+			list = append(list, v)
+		}
+	}
+	slices.SortFunc(list, func(a, b *types.Volume) int {
+		return cmp.Or(cmp.Compare(tagOf(b.Tags, tagRole), tagOf(a.Tags, tagRole)), cmp.Compare(deviceOf(a), deviceOf(b)), cmp.Compare(aws.ToString(a.VolumeId), aws.ToString(b.VolumeId)))
+	})
+	return list
+}
+
+// leftHere are all disks of a server that goes away, the root first.
+func (w *world) leftHere() []Disk {
+	left := []Disk{}
+	for _, v := range w.purgeDisks() {
+		left = append(left, diskOf(v, nil))
+	}
+	slices.Reverse(left)
+	return left
+}
+
 // release deletes the old disks of a move: those in other zones than the
 // server, whose successor it has. Each gets a last snapshot first.
 func (m *Manager) release(ctx context.Context, w *world) (*MoveResult, error) {
@@ -144,14 +193,7 @@ func (m *Manager) release(ctx context.Context, w *world) (*MoveResult, error) {
 		return nil, &Error{Code: KindExists, Reason: "it doesn't run yet where it went", Remedy: "stead show " + w.name}
 	}
 	r := &MoveResult{Source: []Disk{}, Released: []Disk{}}
-	slices.SortFunc(w.superseded, func(a, b types.Volume) int { // root first, as they are shown
-		return cmp.Compare(tagOf(b.Tags, tagRole), tagOf(a.Tags, tagRole))
-	})
-	for k := range w.superseded {
-		v := &w.superseded[k]
-		if aws.ToString(v.AvailabilityZone) == aws.ToString(root.AvailabilityZone) {
-			continue // of a restore, not of a move
-		}
+	for _, v := range w.leftBehind() {
 		// Any older snapshot may lack what was written after it.
 		if err := m.keepTape(ctx, w, v); err != nil {
 			return nil, err

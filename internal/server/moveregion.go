@@ -208,11 +208,7 @@ func (m *Manager) arrived(ctx context.Context, there *Manager, w *world, set str
 	if err != nil {
 		return nil, err
 	}
-	r.From, r.Source = m.region, []Disk{}
-	for _, v := range w.purgeDisks() {
-		r.Source = append(r.Source, diskOf(v, nil))
-	}
-	slices.Reverse(r.Source) // the root first
+	r.From, r.Source = m.region, w.leftHere()
 	return r, nil
 }
 
@@ -228,11 +224,7 @@ func (m *Manager) releaseHere(ctx context.Context, there *Manager, w, away *worl
 	if stateOf(away.instance) != types.InstanceStateNameRunning || hasTag(away.instance.Tags, tagStep) || !strings.HasPrefix(set, moveSetPrefix+"-") {
 		return nil, &Error{Code: KindExists, Reason: "it doesn't run in " + there.region + " yet", Remedy: "stead move " + w.name + " --region " + there.region}
 	}
-	left := []Disk{}
-	for _, v := range w.purgeDisks() {
-		left = append(left, diskOf(v, nil))
-	}
-	slices.Reverse(left)
+	left := w.leftHere()
 	if !w.empty() || len(w.superseded) > 0 {
 		if err := m.markMoved(ctx, w, set); err != nil {
 			return nil, err

@@ -210,30 +210,35 @@ func (m *Manager) deleteSet(ctx context.Context, s SnapshotSet) error {
 	})
 }
 
-// SetsNamed finds the sets with the IDs, of whatever servers.
-func (m *Manager) SetsNamed(ctx context.Context, ids []string) ([]SnapshotSet, error) {
+// SetsNamed finds the sets with the IDs, of whatever servers. Of several some
+// may be gone, as when their deletion was cut off; it fails when all are.
+func (m *Manager) SetsNamed(ctx context.Context, ids []string) (found []SnapshotSet, gone []string, err error) {
 	all, err := m.sets(ctx, "")
 	if err != nil {
-		return nil, wrap("find", "snapshot sets", err)
+		return nil, nil, wrap("find", "snapshot sets", err)
 	}
-	var found []SnapshotSet
 	for _, id := range ids {
 		at := slices.IndexFunc(all, func(s SnapshotSet) bool { return s.ID == id })
 		if at < 0 {
-			return nil, &Error{Op: "find", Resource: "set " + id, Code: KindNotFound, Reason: "there is no such snapshot set", Remedy: "stead snapshots"}
+			gone = append(gone, id)
+			continue
 		}
 		if slices.ContainsFunc(all[at+1:], func(s SnapshotSet) bool { return s.ID == id }) {
-			return nil, &Error{Op: "find", Resource: "set " + id, Code: KindUsage, Reason: "two servers have a set of that name", Remedy: "stead prune NAME"}
+			return nil, nil, &Error{Op: "find", Resource: "set " + id, Code: KindUsage, Reason: "two servers have a set of that name", Remedy: "stead prune NAME"}
 		}
 		found = append(found, all[at])
 	}
-	return found, nil
+	if len(found) == 0 {
+		return nil, nil, &Error{Op: "find", Resource: "set " + strings.Join(gone, ", "), Code: KindNotFound, Reason: "there is no such snapshot set", Remedy: "stead snapshots"}
+	}
+	return found, gone, nil
 }
 
 // RemoveSets deletes whole sets, whatever their age. Those that an image is
-// made of, or that are being taken, stay, and then nothing is deleted.
+// made of, or that are being taken, stay, and then nothing is deleted. Those
+// that are gone are passed over.
 func (m *Manager) RemoveSets(ctx context.Context, ids []string) ([]SnapshotSet, error) {
-	sets, err := m.SetsNamed(ctx, ids)
+	sets, _, err := m.SetsNamed(ctx, ids)
 	if err != nil {
 		return nil, err
 	}

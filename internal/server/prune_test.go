@@ -55,7 +55,7 @@ func TestTrap15Prune(t *testing.T) {
 	b.check(err)
 	ids := b.past(m, server.SnapshotOptions{Note: "1"}, server.SnapshotOptions{Note: "2"}, server.SnapshotOptions{Part: server.RoleData},
 		server.SnapshotOptions{Note: "3"}, server.SnapshotOptions{Note: "4"}, server.SnapshotOptions{Part: server.RoleRoot})
-	sets, err := m.SetsNamed(ctx, ids[:1])
+	sets, _, err := m.SetsNamed(ctx, ids[:1])
 	b.check(err)
 	root := sets[0].Snapshots[0].SnapshotID
 	image, err := b.client.RegisterImage(ctx, &ec2.RegisterImageInput{

@@ -133,6 +133,7 @@ func TestTrap07RepairPlugsInAfterBoot(t *testing.T) {
 		"snapshot":  second(m.Snapshot(t.Context(), "web", server.SnapshotOptions{})),
 		"resize":    second(m.Resize(t.Context(), "web", server.ResizeOptions{Type: "t3.small"})),
 		"volume":    second(m.VolumeCreate(t.Context(), server.VolumeOptions{Server: "web", SizeGiB: 1})),
+		"detach":    second(m.VolumeDetach(t.Context(), s.Data[0].VolumeID, true)),
 	} {
 		if !errors.Is(err, server.ErrExists) || !strings.Contains(server.Remedy(err), "stead repair web --finish") {
 			t.Errorf("%s: %v, remedy %s", verb, err, server.Remedy(err))

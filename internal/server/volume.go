@@ -101,14 +101,20 @@ func (m *Manager) pluggable(ctx context.Context, name string) (*world, error) {
 }
 
 // begun finds the disk that an interrupted VolumeCreate of the same options
-// left.
+// left. One of any other option was meant for something else.
 func (w *world) begun(o VolumeOptions) *types.Volume {
 	for _, v := range w.data() {
-		if tagOf(v.Tags, tagStep) == stepAttach && int(aws.ToInt32(v.Size)) == o.SizeGiB && (o.Device == "" || slot(o.Device) == slot(deviceOf(v))) {
+		if tagOf(v.Tags, tagStep) == stepAttach && int(aws.ToInt32(v.Size)) == o.SizeGiB &&
+			(o.Device == "" || slot(o.Device) == slot(deviceOf(v))) &&
+			v.VolumeType == o.volumeType() && tagOf(v.Tags, tagMount) == o.Mount && tagOf(v.Tags, tagFS) == o.FS {
 			return v
 		}
 	}
 	return nil
+}
+
+func (o *VolumeOptions) volumeType() types.VolumeType {
+	return types.VolumeType(cmp.Or(o.Type, string(defaultVolumeType)))
 }
 
 func (m *Manager) makeVolume(ctx context.Context, w *world, o VolumeOptions) (*types.Volume, error) {
@@ -126,7 +132,7 @@ func (m *Manager) makeVolume(ctx context.Context, w *world, o VolumeOptions) (*t
 		for range 4 {
 			out, err := m.ec2.CreateVolume(ctx, &ec2.CreateVolumeInput{
 				AvailabilityZone: aws.String(w.facts().Zone), Size: aws.Int32(int32(o.SizeGiB)),
-				VolumeType:        types.VolumeType(cmp.Or(o.Type, string(defaultVolumeType))),
+				VolumeType:        o.volumeType(),
 				ClientToken:       aws.String(clientToken("volume "+device, w.name, ids)),
 				TagSpecifications: []types.TagSpecification{tags.spec(types.ResourceTypeVolume)},
 			})

@@ -47,7 +47,7 @@ func checkMountPoint(dir string) error {
 func (m *Manager) mayReach(w *world) error {
 	switch {
 	case m.guest == nil:
-		return &Error{Code: KindUnsupported, Reason: "there is no way into a machine of this cloud"}
+		return &Error{Code: KindUnsupported, Reason: "there is no way into a machine of this cloud", Remedy: "leave --mount away; in the local cloud, machines run after: stead cloud stop && stead cloud start --machines auto"}
 	case stateOf(w.instance) != types.InstanceStateNameRunning:
 		return &Error{Code: KindExists, Reason: "it doesn't run, so nothing can be mounted on it", Remedy: "stead start " + w.name}
 	}
@@ -124,13 +124,10 @@ func (m *Manager) volumeDetach(ctx context.Context, volumeID string, force bool)
 	if err != nil {
 		return nil, err
 	}
-	t := tagsOf(v.Tags)
-	switch {
-	case t[tagRole] == RoleRoot && t[tagSupersededBy] == "" || t[tagStandIn] != "":
-		return nil, &Error{Code: KindProtected, Reason: "it is a root disk", Remedy: "a server gives up its root only with its instance: stead terminate"}
-	case t[tagHelper] != "":
-		return nil, &Error{Code: KindProtected, Reason: "it is a helper's disk, and goes with it", Remedy: "stead repair " + t[tagHelper] + " --finish"}
+	if err := m.mayDetach(ctx, v); err != nil {
+		return nil, err
 	}
+	t := tagsOf(v.Tags)
 	if holder := attachedTo(v); holder != "" {
 		if err := m.letGo(ctx, v, holder, force); err != nil {
 			return nil, err
@@ -147,6 +144,33 @@ func (m *Manager) volumeDetach(ctx context.Context, volumeID string, force bool)
 		}
 	}
 	return m.disk(ctx, volumeID)
+}
+
+// mayDetach refuses disks that a server can't do without, and any while their
+// server is in the middle of something that counts on them.
+func (m *Manager) mayDetach(ctx context.Context, v *types.Volume) error {
+	t := tagsOf(v.Tags)
+	switch {
+	case t[tagStandIn] != "":
+		return &Error{Code: KindProtected, Reason: "a rescue of " + t[tagStandIn] + " isn't finished", Remedy: "stead rescue " + t[tagStandIn]}
+	case t[tagHelper] != "":
+		return &Error{Code: KindProtected, Reason: "it is a helper's disk, and goes with it", Remedy: "stead repair " + t[tagHelper] + " --finish"}
+	case t[tagServer] == "" || t[tagSupersededBy] != "":
+		return nil
+	}
+	w, err := m.observe(ctx, t[tagServer])
+	if err != nil {
+		return err
+	}
+	root := w.root()
+	alone := root == nil && only(w.volumes, func(v *types.Volume) bool { return tagOf(v.Tags, tagRole) == RoleRoot }) != nil
+	switch {
+	case t[tagRole] == RoleRoot && (alone || root != nil && aws.ToString(root.VolumeId) == aws.ToString(v.VolumeId)):
+		return &Error{Code: KindProtected, Reason: "it is the root disk of server " + w.name, Remedy: "a server gives up its root only with its instance: stead terminate " + w.name}
+	case w.standIn != nil:
+		return &Error{Code: KindExists, Reason: "a rescue of " + w.name + " isn't finished", Remedy: "stead rescue " + w.name}
+	}
+	return w.underRepair()
 }
 
 // unlist takes a disk off the list of its server's disks. One that was
@@ -221,12 +245,14 @@ func (m *Manager) VolumeLoss(ctx context.Context, volumeID string) (*Disk, error
 func mayRemove(v *types.Volume) error {
 	t := tagsOf(v.Tags)
 	switch {
-	case attachedTo(v) != "":
-		return &Error{Code: KindExists, Reason: "instance " + attachedTo(v) + " has it", Remedy: "stead volume detach " + aws.ToString(v.VolumeId)}
+	case v.State == types.VolumeStateDeleting || v.State == types.VolumeStateDeleted:
+		return &Error{Code: KindNotFound, Reason: "it is deleted already", Remedy: "stead volume ls"}
 	case t[tagStandIn] != "":
 		return &Error{Code: KindProtected, Reason: "a rescue of " + t[tagStandIn] + " isn't finished", Remedy: "stead rescue " + t[tagStandIn]}
 	case t[tagServer] != "" && t[tagRole] != RoleData && t[tagSupersededBy] == "":
 		return &Error{Code: KindProtected, Reason: "it is the root disk of server " + t[tagServer], Remedy: "stead purge " + t[tagServer] + " deletes the whole server"}
+	case attachedTo(v) != "":
+		return &Error{Code: KindExists, Reason: "instance " + attachedTo(v) + " has it", Remedy: "stead volume detach " + aws.ToString(v.VolumeId)}
 	}
 	return nil
 }

@@ -11,8 +11,9 @@ import (
 
 func TestVolumeMountAndDelete(t *testing.T) {
 	b := newBench(t, nil)
+	busy := true
 	g := &fakeGuest{answer: func(_ *server.Server, script string) (string, error) {
-		if strings.Contains(script, "dir='/busy'") {
+		if strings.Contains(script, "dir='/busy'") && busy {
 			return "", errors.New("in use")
 		}
 		return "fs\txfs\nmount\t/srv\n", nil
@@ -38,8 +39,22 @@ func TestVolumeMountAndDelete(t *testing.T) {
 	}
 	if _, err := m.VolumeCreate(t.Context(), server.VolumeOptions{Server: "web", SizeGiB: 3, Mount: "/busy"}); err == nil {
 		t.Error("not mounted, and no error")
-	} else if again, err := m.VolumeCreate(t.Context(), server.VolumeOptions{Server: "web", SizeGiB: 3}); err != nil || again.Device != "/dev/sdh" {
-		t.Errorf("goes on with the disk that was made: %+v, %v", again, err)
+	}
+	// The same command goes on with the disk that was made, another doesn't.
+	busy = false
+	for o, device := range map[server.VolumeOptions]string{
+		{Server: "web", SizeGiB: 3, Mount: "/busy", Type: "gp2"}: "/dev/sdi", {Server: "web", SizeGiB: 3, Mount: "/busy", FS: "xfs"}: "/dev/sdi",
+		{Server: "web", SizeGiB: 3, Mount: "/other"}: "/dev/sdi", {Server: "web", SizeGiB: 3}: "/dev/sdi", {Server: "web", SizeGiB: 3, Mount: "/busy"}: "/dev/sdh",
+	} {
+		again, err := m.VolumeCreate(t.Context(), o)
+		b.check(err)
+		if again.Device != device {
+			t.Errorf("%+v is at %s", o, again.Device)
+		}
+		if device == "/dev/sdi" {
+			_, err := m.VolumeDetach(t.Context(), again.VolumeID, true)
+			b.check(err)
+		}
 	}
 	if _, err := m.VolumeDelete(t.Context(), d.VolumeID, false); !errors.Is(err, server.ErrExists) || !strings.Contains(server.Remedy(err), "stead volume detach") {
 		t.Errorf("plugged in: %v", err)
@@ -52,7 +67,7 @@ func TestVolumeMountAndDelete(t *testing.T) {
 	b.check(err)
 	s, err := m.Get(t.Context(), "web")
 	b.check(err)
-	if _, err := m.VolumeDelete(t.Context(), s.Root.VolumeID, false); !errors.Is(err, server.ErrExists) {
+	if _, err := m.VolumeDelete(t.Context(), s.Root.VolumeID, false); !errors.Is(err, server.ErrProtected) || !strings.Contains(server.Remedy(err), "purge") {
 		t.Errorf("the root, plugged in: %v", err)
 	}
 	_, err = m.Terminate(t.Context(), "web")

@@ -6,13 +6,13 @@ if [ -d "$dst" ]; then
 	dir=$dst
 elif [ "$several" = 1 ] || [ "${dst%/}" != "$dst" ]; then
 	echo "$dst: there is no such folder" >&2
-	exit 1
+	exit 4
 else
 	dir=$(dirname "$dst")
 	name=$(basename "$dst")
 	if [ ! -d "$dir" ]; then
 		echo "$dir: there is no such folder" >&2
-		exit 1
+		exit 4
 	fi
 fi
 

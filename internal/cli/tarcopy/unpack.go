@@ -204,6 +204,11 @@ func place(from, to string) error {
 	return nil
 }
 
+// NoFolderError says that a folder isn't there.
+type NoFolderError struct{ Path string }
+
+func (e *NoFolderError) Error() string { return e.Path + ": there is no such folder" }
+
 // Target is where a source called name goes, for a destination as the user
 // wrote it: into it where it is a folder, else to it. several sources need a
 // folder. A name that says nothing ("." or "/") means the folder's content.
@@ -221,7 +226,10 @@ func Target(dest, name string, several bool) (string, error) {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return "", err
 	case several || strings.HasSuffix(dest, "/"):
-		return "", fmt.Errorf("%s: there is no such folder", dest)
+		return "", &NoFolderError{dest}
+	}
+	if parent, err := os.Stat(filepath.Dir(dest)); err != nil || !parent.IsDir() {
+		return "", &NoFolderError{filepath.Dir(dest)}
 	}
 	return dest, nil
 }

@@ -1,7 +1,9 @@
 # Looks at what /etc/fstab mounts, and with fix=yes mends it: each disk but the
 # system's own with nofail, so that the server boots without it too, and by
-# UUID, since device names change. Variables: fix. Writes lines of: word, tab,
-# text. What was there before is kept as /etc/fstab.before-stead.
+# UUID, since device names change. With gone=yes, which says that the server has
+# all its disks, a line whose disk isn't there any more becomes a comment: each
+# boot would wait for it. Variables: fix, gone. Writes lines of: word, tab, text.
+# What was there before is kept as /etc/fstab.before-stead.
 # shellcheck shell=sh
 # shellcheck disable=SC2154
 
@@ -10,6 +12,14 @@ say() { printf '%s\t%s\n' "$1" "$2" >&3; }
 
 # uuid_of NODE: as blkid tells it, "" when it can't.
 uuid_of() { blkid "$1" 2>/dev/null | sed -n 's/.* UUID="\([^"]*\)".*/\1/p'; }
+
+# nowhere UUID: no disk here has it, nor could one that is still locked.
+nowhere() {
+	! grep -q '^[^#]' /etc/crypttab 2>/dev/null || return 1
+	for dir in /sys/class/block/*; do
+		[ "$(uuid_of "/dev/${dir##*/}")" != "$1" ] || return 1
+	done
+}
 
 # mend LINE: the line as it should be, and what is wrong with it as w.
 mend() {
@@ -35,7 +45,16 @@ mend() {
 	/ | /boot | /boot/* | /usr | /var) ;;
 	*)
 		case ,$options, in
-		*,nofail,* | *,noauto,*) ;;
+		*,nofail,* | *,noauto,*)
+			case ,$options,$source in
+			*,noauto,* | *,x-systemd.automount,*) ;;
+			*,UUID=*)
+				[ "$gone" = yes ] && nowhere "${source#UUID=}" || return 0
+				w=gone line="# stead: no disk has it: $line"
+				return
+				;;
+			esac
+			;;
 		*) w="nofail${w:+ $w}" options=$options,nofail ;;
 		esac
 		;;

@@ -191,9 +191,13 @@ array() {
 }
 
 # join DISK...: makes the array. Its UUID is decided and kept before a disk is
-# touched, so that what was cut off can be told from somebody's data.
+# touched, so that what was cut off can be told from somebody's data. Where all
+# disks are blank, what was decided is about another server's, whose root this
+# one's image was made of.
 join() {
 	[ -d "$top/run/udev" ] || export MDADM_NO_UDEV=1
+	md='' stage=
+	! all_blank "$@" || forget_array
 	if ! read -r md stage 2>/dev/null <"$state/raid"; then
 		for disk; do
 			blank "$disk" || refuse "$disk"
@@ -219,18 +223,48 @@ join() {
 	note_array
 }
 
+all_blank() {
+	for disk; do
+		blank "$disk" || return 1
+	done
+}
+
+# forget_array: another server's, which no disk here belongs to.
+forget_array() {
+	read -r md stage 2>/dev/null <"$state/raid" || return 0
+	conf=$top/etc/mdadm.conf
+	[ ! -d "$top/etc/mdadm" ] || conf=$top/etc/mdadm/mdadm.conf
+	without "UUID=$(md_name)" "$conf"
+	rm -f "$state/raid" && stale=yes
+}
+
+# md_name: how mdadm writes the UUID $md.
+md_name() { echo "$md" | sed 's/......../&:/g;s/:$//'; }
+
+# without TEXT FILE: the file's lines that have TEXT in them go.
+without() {
+	! grep -qF "$1" "$2" 2>/dev/null || { grep -vF "$1" "$2"; :; } | save "$2"
+}
+
 # note_array: so that the next boot knows it.
 note_array() {
 	conf=$top/etc/mdadm.conf
 	[ ! -d "$top/etc/mdadm" ] || conf=$top/etc/mdadm/mdadm.conf
-	line="ARRAY /dev/md/data metadata=1.2 UUID=$(echo "$md" | sed 's/......../&:/g;s/:$//')"
+	line="ARRAY /dev/md/data metadata=1.2 UUID=$(md_name)"
 	grep -qxF "$line" "$conf" 2>/dev/null && return
 	{ cat "$conf" 2>/dev/null; echo "$line"; } | save "$conf"
 	stale=yes
 }
 
-# format NUMBER DISK DIR
+# format NUMBER DISK DIR: what is noted of a disk holds for the file system with
+# its UUID. A blank disk hasn't got that one: then it was another server's, whose
+# root this one's image was made of.
 format() {
+	id='' stage=
+	if read -r id stage 2>/dev/null <"$state/$1" && blank "$2"; then
+		without "UUID=$id " "$fstab"
+		rm -f "$state/$1"
+	fi
 	if ! read -r id stage 2>/dev/null <"$state/$1"; then
 		blank "$2" || refuse "$2"
 		id=$(uuid) stage=making
