@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -69,77 +70,64 @@ func (m *Manager) rescueSet(ctx context.Context, w *world, planned *SnapshotSet)
 	case w.root() == nil:
 		return "", w.hopeless(nil)
 	}
-	plan := setPlan{server: w.name, id: w.rescueSetID(), volumes: w.volumes}
-	return plan.id, m.quietSet(ctx, w, plan)
+	return m.quietSet(ctx, w, setPlan{server: w.name, id: w.rescueSetID(), volumes: w.volumes})
 }
 
 // quietSet snapshots disks that nothing writes to: detached ones, or those of
 // a stopped instance. What an earlier try took of the plan's set is found by
-// tag, for CreateSnapshot takes no client token.
-func (m *Manager) quietSet(ctx context.Context, w *world, plan setPlan) error {
-	return m.step("take snapshots", w.name, func() error {
+// tag, for CreateSnapshot takes no client token. It returns the set's ID, which
+// isn't the plan's where the snapshots of that name may be older than the disks.
+func (m *Manager) quietSet(ctx context.Context, w *world, plan setPlan) (string, error) {
+	err := m.step("take snapshots", w.name, func() error {
 		for k := range plan.volumes {
 			if err := m.waitQuiet(ctx, aws.ToString(plan.volumes[k].VolumeId), w.instance); err != nil {
 				return err
 			}
 		}
-		if err := m.retireStale(ctx, w, plan.id); err != nil {
+		var err error
+		if plan.id, err = m.unspoiled(ctx, w, plan.id); err != nil {
 			return err
 		}
-		taken, err := m.setSnapshots(ctx, w.name, plan.id)
-		if err != nil {
-			return err
-		}
-		root := w.root()
-		for k := range plan.volumes {
-			v := &plan.volumes[k]
-			if slices.ContainsFunc(taken, func(s types.Snapshot) bool {
-				return aws.ToString(s.VolumeId) == aws.ToString(v.VolumeId) && s.State != types.SnapshotStateError
-			}) {
-				continue
-			}
-			tags := plan.tags(v, true)
-			if root != nil && v.VolumeId == root.VolumeId {
-				tags[tagRole] = RoleRoot // also where a create was cut short
-			}
-			if err := m.snapshotVolume(ctx, v, tags); err != nil {
-				return err
-			}
-		}
-		return nil
+		return m.takeQuiet(ctx, w, plan)
 	})
+	return plan.id, err
 }
 
-// retireStale gives the snapshots of a set another set's name if the server's
-// instance was started after them. A move that was cut off leaves such a set,
-// and its name follows from disks that have been written to since: whoever came
-// back from it would come back to that day.
-func (m *Manager) retireStale(ctx context.Context, w *world, id string) error {
-	if w.instance == nil {
-		return nil
-	}
-	found, err := m.findSnapshots(ctx, filter("tag:"+tagServer, w.name), filter("tag:"+tagSet, id))
+// takeQuiet snapshots those of the plan's disks that its set lacks. What the
+// set has of disks that are gone stays in it.
+func (m *Manager) takeQuiet(ctx context.Context, w *world, plan setPlan) error {
+	taken, err := m.setSnapshots(ctx, w.name, plan.id)
 	if err != nil {
 		return err
 	}
-	launched := aws.ToTime(w.instance.LaunchTime)
-	var stale []string
-	began := launched
-	for _, s := range found {
-		if at := aws.ToTime(s.StartTime); at.Before(launched) {
-			stale = append(stale, aws.ToString(s.SnapshotId))
-			if at.Before(began) {
-				began = at
-			}
+	for _, s := range taken {
+		if plan.volume(aws.ToString(s.VolumeId)) == nil {
+			plan.gone++
 		}
 	}
-	if len(stale) == 0 {
-		return nil
+	for _, s := range taken {
+		if err := m.tag(ctx, aws.ToString(s.SnapshotId), tagsOf(s.Tags).missing(tagMap{tagSetSize: plan.size()})); err != nil {
+			return err
+		}
 	}
-	_, err = m.ec2.CreateTags(ctx, &ec2.CreateTagsInput{
-		Resources: stale, Tags: tagMap{tagSet: id + "-" + began.UTC().Format(setTime)}.list(),
-	})
-	return wrap("rename", "the stale set "+id, err)
+	root := w.root()
+	for k := range plan.volumes {
+		v := &plan.volumes[k]
+		if slices.ContainsFunc(taken, func(s types.Snapshot) bool { return aws.ToString(s.VolumeId) == aws.ToString(v.VolumeId) }) {
+			continue
+		}
+		tags := plan.tags(v, plan.gone == 0)
+		if w.instance != nil && attachedTo(v) != "" {
+			tags[tagSetLaunched] = aws.ToTime(w.instance.LaunchTime).UTC().Format(time.RFC3339)
+		}
+		if root != nil && v.VolumeId == root.VolumeId {
+			tags[tagRole] = RoleRoot // also where a create was cut short
+		}
+		if err := m.snapshotVolume(ctx, v, tags); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // waitQuiet waits until a disk is plugged in nowhere but in a stopped instance.

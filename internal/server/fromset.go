@@ -204,7 +204,7 @@ func diskTags(tags []types.Tag) tagMap {
 	t := steadTags(tags)
 	maps.DeleteFunc(t, func(key, _ string) bool {
 		switch key {
-		case tagSet, tagSetSize, tagSetInstant, tagSetPart, tagSetFrozen, tagNote:
+		case tagSet, tagSetSize, tagSetInstant, tagSetPart, tagSetFrozen, tagSetLaunched, tagNote:
 			return true
 		}
 		return false

@@ -102,10 +102,11 @@ func (m *Manager) endForMove(ctx context.Context, w *world, o MoveOptions) error
 	// The set that the rescue will look for: taken while the instance can
 	// still be started again, so that nothing is ended in vain.
 	plan := setPlan{server: w.name, id: w.rescueSetID(), note: "before move", volumes: w.volumes}
-	if err := m.quietSet(ctx, w, plan); err != nil {
+	id, err := m.quietSet(ctx, w, plan)
+	if err != nil {
 		return err
 	}
-	if _, err := m.waitSet(ctx, w.name, plan.id); err != nil {
+	if _, err := m.waitSet(ctx, w.name, id); err != nil {
 		return err
 	}
 	_, err = m.Terminate(ctx, w.name)
@@ -195,7 +196,7 @@ func (m *Manager) release(ctx context.Context, w *world) (*MoveResult, error) {
 	r := &MoveResult{Source: []Disk{}, Released: []Disk{}}
 	for _, v := range w.leftBehind() {
 		// Any older snapshot may lack what was written after it.
-		if err := m.keepTape(ctx, w, v); err != nil {
+		if _, err := m.keepTape(ctx, v, nil, noteSuperseded); err != nil {
 			return nil, err
 		}
 		if err := m.dropDisk(ctx, w.name, aws.ToString(v.VolumeId), nil); err != nil {

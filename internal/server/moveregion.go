@@ -1,7 +1,6 @@
 package server
 
 import (
-	"cmp"
 	"context"
 	"slices"
 	"strings"
@@ -42,7 +41,7 @@ func (m *Manager) moveRegion(ctx context.Context, w *world, o MoveOptions) (*Mov
 	if w, err = m.atRest(ctx, w); err != nil {
 		return nil, err
 	}
-	id, err := m.takeLast(ctx, w, w.volumes, moveSetPrefix, "before move to "+o.Region)
+	id, err := m.takeLast(ctx, w, w.lastSetID(moveSetPrefix), "before move to "+o.Region)
 	if err != nil {
 		return nil, err
 	}
@@ -241,25 +240,33 @@ func (m *Manager) releaseHere(ctx context.Context, there *Manager, w, away *worl
 	return r, nil
 }
 
-// markMoved marks disks as ready to go, once all that is on them is in the set
-// that the other region's are made of.
+// markMoved marks disks as ready to go, unless it can be seen that the set that
+// the other region's are made of lacks something of them. What can't be seen, a
+// purge takes another last set for.
 func (m *Manager) markMoved(ctx context.Context, w *world, set string) error {
-	if w.purging(PurgeOptions{}) || len(w.volumes) == 0 {
-		return nil
+	tapes, err := m.setSnapshots(ctx, w.name, set)
+	if err != nil {
+		return err
 	}
-	if w.instance != nil && stateOf(w.instance) != types.InstanceStateNameStopped || w.lastSetID(moveSetPrefix) != set {
+	ran, _, err := m.lastRun(ctx, w, set)
+	if err != nil {
+		return err
+	}
+	for k := range w.volumes {
+		v := &w.volumes[k]
+		at := slices.IndexFunc(tapes, func(s types.Snapshot) bool { return aws.ToString(s.VolumeId) == aws.ToString(v.VolumeId) })
+		switch {
+		case at < 0 && w.instance == nil && w.purgeSet() == set:
+			continue // the purge was cut off while it took another one
+		case at >= 0 && attachedTo(v) == "" && !ran.After(aws.ToTime(tapes[at].StartTime)):
+			continue
+		case at >= 0 && w.lainIn(v, aws.ToTime(tapes[at].StartTime)):
+			continue
+		}
 		return &Error{
 			Code: KindProtected, Reason: "it has run here since it was copied, or its disks have changed",
 			Remedy: "look at both; stead purge " + w.name + " deletes the one here, after a last snapshot",
 		}
 	}
-	if _, err := m.takeLast(ctx, w, w.volumes, moveSetPrefix, ""); err != nil { // which is there: it is seen once more
-		return err
-	}
-	for k := range w.superseded {
-		if err := m.keepTape(ctx, w, &w.superseded[k]); err != nil {
-			return err
-		}
-	}
-	return m.markPurge(ctx, w, cmp.Or(set, noLastSet))
+	return m.markPurge(ctx, w, set)
 }

@@ -3,21 +3,11 @@ package server
 import (
 	"context"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
-)
-
-// stepPurge marks disks that are about to be deleted: "purge SET", where SET
-// is their last snapshot set, or none.
-const (
-	stepPurge = "purge"
-	noLastSet = "none"
-	// lastSetPrefix begins the IDs of last sets.
-	lastSetPrefix = "last"
 )
 
 // PurgeOptions says what goes.
@@ -55,6 +45,9 @@ func (m *Manager) PlanPurge(ctx context.Context, name string, o PurgeOptions) (*
 //
 //	stop → last set, completed and checked → terminate → address, group,
 //	schedules → data disks, superseded disks → root
+//
+// Other tools may use the disks between two runs, or while this one waits. So a
+// set counts only for what it can be shown to hold: see endWithLastSet.
 func (m *Manager) Purge(ctx context.Context, name string, o PurgeOptions) (*PurgeResult, error) {
 	r, err := m.purge(ctx, name, o)
 	return r, wrap("purge", "server "+name, err)
@@ -69,16 +62,8 @@ func (m *Manager) purge(ctx context.Context, name string, o PurgeOptions) (*Purg
 	if err != nil {
 		return nil, err
 	}
-	if w, err = m.lastSet(ctx, w, o); err != nil {
+	if w, r.Set, err = m.endWithLastSet(ctx, w, o); err != nil {
 		return nil, err
-	}
-	if !o.Snapshots { // else that set goes too
-		r.Set = w.purgeSet()
-	}
-	if w.instance != nil {
-		if _, err := m.terminate(ctx, name); err != nil {
-			return nil, err
-		}
 	}
 	if err := m.dropAround(ctx, w); err != nil {
 		return nil, err
@@ -166,156 +151,6 @@ func (w *world) purgeDisks() []*types.Volume {
 		list = append(list, root)
 	}
 	return list
-}
-
-// purgeSet is the last set as the disks' marks name it, "" for none.
-func (w *world) purgeSet() string {
-	for _, v := range w.volumes {
-		if verb, set, _ := strings.Cut(tagOf(v.Tags, tagStep), " "); verb == stepPurge && set != noLastSet {
-			return set
-		}
-	}
-	return ""
-}
-
-// purging tells that the disks' last set is behind them already, and nothing
-// can have been written since. An instance may have run again after they were
-// marked: then the set isn't the one that would be taken of them now. Nor is it
-// behind them where an earlier purge wanted no set and this one does.
-func (w *world) purging(o PurgeOptions) bool {
-	set := w.purgeSet()
-	if w.instance != nil && stateOf(w.instance) != types.InstanceStateNameShuttingDown {
-		return stateOf(w.instance) == types.InstanceStateNameStopped && set != "" &&
-			(set == w.lastSetID(lastSetPrefix) || set == w.lastSetID(moveSetPrefix))
-	}
-	return len(w.purgeMarked()) > 0 && (set != "" || o.NoSnapshot || o.Snapshots)
-}
-
-// purgeMarked lists the disks that a purge has marked.
-func (w *world) purgeMarked() []string {
-	var ids []string
-	for _, v := range w.volumes {
-		if strings.HasPrefix(tagOf(v.Tags, tagStep), stepPurge+" ") {
-			ids = append(ids, aws.ToString(v.VolumeId))
-		}
-	}
-	return ids
-}
-
-// unmarkPurge takes back the marks of a purge that was cut off while the
-// server had its instance: what it wrote since is in no last set.
-func (m *Manager) unmarkPurge(ctx context.Context, w *world) error {
-	ids := w.purgeMarked()
-	if len(ids) == 0 {
-		return nil
-	}
-	_, err := m.ec2.DeleteTags(ctx, &ec2.DeleteTagsInput{Resources: ids, Tags: []types.Tag{{Key: aws.String(tagStep)}}})
-	return wrap("unmark", "the disks of "+w.name, err)
-}
-
-// lastSet shuts the server down, takes a last set of all its disks unless it
-// isn't wanted, sees it completed with every disk in it, and marks the disks
-// with it. A purge that is repeated goes by the mark: some disks may have gone.
-func (m *Manager) lastSet(ctx context.Context, w *world, o PurgeOptions) (*world, error) {
-	if w.purging(o) || len(w.volumes) == 0 {
-		return w, nil
-	}
-	set := noLastSet
-	if !o.NoSnapshot && !o.Snapshots {
-		var err error
-		if w, err = m.atRest(ctx, w); err != nil {
-			return nil, err
-		}
-		if set, err = m.takeLast(ctx, w, w.volumes, lastSetPrefix, "before purge"); err != nil {
-			return nil, err
-		}
-		for k := range w.superseded { // each for itself: they belong to no set
-			if err := m.keepTape(ctx, w, &w.superseded[k]); err != nil {
-				return nil, err
-			}
-		}
-	}
-	if err := m.markPurge(ctx, w, set); err != nil {
-		return nil, err
-	}
-	return m.observe(ctx, w.name)
-}
-
-// markPurge marks a server's disks as ready to go, with their last set.
-func (m *Manager) markPurge(ctx context.Context, w *world, set string) error {
-	var ids []string
-	for _, v := range w.volumes {
-		ids = append(ids, aws.ToString(v.VolumeId))
-	}
-	_, err := m.ec2.CreateTags(ctx, &ec2.CreateTagsInput{Resources: ids, Tags: tagMap{tagStep: stepPurge + " " + set}.list()})
-	return wrap("mark", "the disks of "+w.name, err)
-}
-
-// atRest stops a server's instance, if it has one.
-func (m *Manager) atRest(ctx context.Context, w *world) (*world, error) {
-	if w.instance == nil || stateOf(w.instance) == types.InstanceStateNameShuttingDown {
-		return m.ashore(ctx, w.name)
-	}
-	if err := m.settle(ctx, w.name, aws.ToString(w.instance.InstanceId), w.facts()); err != nil {
-		return nil, err
-	}
-	if err := m.stopInstance(ctx, aws.ToString(w.instance.InstanceId), stateOf(w.instance), false); err != nil {
-		return nil, err
-	}
-	return m.observe(ctx, w.name)
-}
-
-// lastSetID names the set of a server's disks at rest. It follows from the
-// disks and from when they last ran.
-func (w *world) lastSetID(prefix string) string {
-	ran := ""
-	if w.instance != nil {
-		ran = aws.ToTime(w.instance.LaunchTime).UTC().String()
-	}
-	return prefix + "-" + digest(append([]string{w.name, ran}, w.lifeIDs()...)...)[:12]
-}
-
-// takeLast takes a set of disks at rest and returns its ID once it is
-// completed and every disk is in it.
-func (m *Manager) takeLast(ctx context.Context, w *world, volumes []types.Volume, prefix, note string) (string, error) {
-	plan := setPlan{server: w.name, id: w.lastSetID(prefix), note: note, volumes: volumes}
-	if err := m.quietSet(ctx, w, plan); err != nil {
-		return "", err
-	}
-	set, err := m.waitSet(ctx, w.name, plan.id)
-	if err != nil {
-		return "", err
-	}
-	for _, v := range volumes {
-		if !slices.ContainsFunc(set.Snapshots, func(s Snapshot) bool {
-			return s.VolumeID == aws.ToString(v.VolumeId) && s.State == string(types.SnapshotStateCompleted)
-		}) {
-			return "", &Error{Code: KindPartial, Reason: "set " + set.ID + " has no completed snapshot of " + aws.ToString(v.VolumeId), Remedy: "stead snapshots " + w.name}
-		}
-	}
-	return set.ID, nil
-}
-
-// noteSuperseded is what the last snapshot of a superseded disk is called.
-const noteSuperseded = "superseded disk"
-
-// keepTape makes sure that a superseded disk has a completed snapshot of its
-// own. It hasn't changed since it was superseded, so one is enough for good.
-func (m *Manager) keepTape(ctx context.Context, w *world, v *types.Volume) error {
-	id := aws.ToString(v.VolumeId)
-	return m.poll(ctx, 0, "the last snapshot of a superseded disk", "volume "+id, func(ctx context.Context) (bool, error) {
-		found, err := m.findSnapshots(ctx, filter("volume-id", id), filter("tag:"+tagNote, noteSuperseded))
-		if err != nil {
-			return false, err
-		}
-		for _, s := range found {
-			if s.State != types.SnapshotStateError {
-				return s.State == types.SnapshotStateCompleted, nil
-			}
-		}
-		tags := steadTags(v.Tags).with(tagMap{tagSchema: schemaVersion, tagServer: w.name, tagNote: noteSuperseded})
-		return false, m.snapshotVolume(ctx, v, tags)
-	})
 }
 
 // dropAround releases what a server has beside its disks.

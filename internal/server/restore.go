@@ -300,7 +300,7 @@ func (m *Manager) setBefore(ctx context.Context, w *world, set *SnapshotSet) (st
 		server: w.name, id: beforePrefix + digest(append([]string{w.name, set.ID, ran}, w.lifeIDs()...)...)[:12], note: "before restore",
 		volumes: w.volumes,
 	}
-	return plan.id, m.quietSet(ctx, w, plan)
+	return m.quietSet(ctx, w, plan)
 }
 
 // exchangeOne puts the new disk of a snapshot in the place of the old one, in

@@ -70,8 +70,12 @@ type setPlan struct {
 	server, id, note string
 	part             string // "", RoleRoot or RoleData
 	volumes          []types.Volume
+	gone             int  // how many disks are in the set that are no more
 	loose            bool // the disks may be of several instants
 }
+
+// size is how many snapshots the set has when it is complete.
+func (p *setPlan) size() string { return strconv.Itoa(len(p.volumes) + p.gone) }
 
 // tags are those of one volume's snapshot.
 func (p *setPlan) tags(v *types.Volume, instant bool) tagMap {
@@ -81,7 +85,7 @@ func (p *setPlan) tags(v *types.Volume, instant bool) tagMap {
 // common are the tags that all snapshots of the set have.
 func (p *setPlan) common(instant bool) tagMap {
 	t := tagMap{
-		tagSchema: schemaVersion, tagSet: p.id, tagSetSize: strconv.Itoa(len(p.volumes)), tagSetInstant: yesNo(instant),
+		tagSchema: schemaVersion, tagSet: p.id, tagSetSize: p.size(), tagSetInstant: yesNo(instant),
 	}
 	if p.server != "" {
 		t[tagServer] = p.server
@@ -167,14 +171,14 @@ func (p *setPlan) volume(id string) *types.Volume {
 	return nil
 }
 
-// stillSince tells whether nothing can have written to the disks since t: the
-// instance is stopped and was started before, or there is none. (Who plugged
+// stillSince tells whether nothing can have written to the disks since t: they
+// have lain in the stopped instance, or there is none. (Who plugged
 // the disks into a machine by hand and out again would not be seen.)
 func (w *world) stillSince(t time.Time) bool {
 	if w.instance == nil {
 		return !slices.ContainsFunc(w.volumes, func(v types.Volume) bool { return attachedTo(&v) != "" })
 	}
-	return stateOf(w.instance) == types.InstanceStateNameStopped && aws.ToTime(w.instance.LaunchTime).Before(t)
+	return !slices.ContainsFunc(w.volumes, func(v types.Volume) bool { return !w.lainIn(&v, t) })
 }
 
 // writers counts the plan's disks that a machine may be writing to.
@@ -292,8 +296,8 @@ func (m *Manager) snapshotVolume(ctx context.Context, v *types.Volume, tags tagM
 		_, err := m.ec2.CreateSnapshot(ctx, in, onlyOnce)
 		return err
 	}, func(ctx context.Context) (bool, error) {
-		found, err := m.setSnapshots(ctx, tags[tagServer], tags[tagSet])
-		return slices.ContainsFunc(found, func(s types.Snapshot) bool { return aws.ToString(s.VolumeId) == id }), err
+		found, err := m.findSnapshots(ctx, filter("volume-id", id), filter("tag:"+tagSet, tags[tagSet]))
+		return len(found) > 0, err
 	})
 	return wrap("snapshot", "volume "+id, err)
 }

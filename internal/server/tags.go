@@ -23,6 +23,7 @@ const (
 	tagRole         = "stead:role"
 	tagDevice       = "stead:device"
 	tagSupersededBy = "stead:superseded-by"
+	tagDetachedFrom = "stead:detached-from"
 
 	tagArch      = "stead:arch"
 	tagVirt      = "stead:virtualization"
@@ -59,6 +60,9 @@ const (
 	tagSetInstant = "stead:set-instant"
 	tagSetPart    = "stead:set-part"
 	tagSetFrozen  = "stead:set-frozen"
+	// tagSetLaunched is when the stopped instance that had the disks was
+	// started last, as EC2 tells.
+	tagSetLaunched = "stead:set-launched"
 	tagNote       = "stead:note"
 	tagDurable    = "stead:durable"
 
@@ -256,7 +260,7 @@ func steadTags(tags []types.Tag) tagMap {
 	t := tagsOf(tags)
 	maps.DeleteFunc(t, func(key, _ string) bool {
 		return key != tagName && (!strings.HasPrefix(key, "stead:") || key == tagStep || key == tagRenaming ||
-			strings.HasPrefix(key, tagPortPrefix) || key == tagSupersededBy)
+			strings.HasPrefix(key, tagPortPrefix) || key == tagSupersededBy || key == tagDetachedFrom)
 	})
 	return t
 }

@@ -77,9 +77,6 @@ func (w *world) mayEnd(op string) error {
 // before the end, and the guest always gets the time to shut down.
 func (m *Manager) endInstance(ctx context.Context, w *world) error {
 	id := aws.ToString(w.instance.InstanceId)
-	if err := m.retireStale(ctx, w, w.rescueSetID()); err != nil {
-		return err
-	}
 	if err := m.step("check that every disk stays", id, func() error {
 		return m.settle(ctx, w.name, id, w.facts())
 	}); err != nil {

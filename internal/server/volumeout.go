@@ -139,6 +139,9 @@ func (m *Manager) volumeDetach(ctx context.Context, volumeID string, force bool)
 		return nil, err
 	}
 	if t[tagServer] != "" {
+		if err := m.tag(ctx, volumeID, t.missing(tagMap{tagDetachedFrom: t[tagServer]})); err != nil {
+			return nil, err
+		}
 		if err := m.untag(ctx, volumeID, tagServer, tagRole, tagStep); err != nil {
 			return nil, err
 		}
@@ -226,6 +229,9 @@ func (m *Manager) unmountVolume(ctx context.Context, name string, v *types.Volum
 type VolumeRemoved struct {
 	Disk
 	SnapshotID string `json:"snapshot_id,omitempty"` // the last snapshot of it
+	// Set is that snapshot's, of which the server's restore brings the disk
+	// back; "" for a disk that was no server's.
+	Set string `json:"set,omitempty"`
 }
 
 // VolumeLoss tells what deleting a volume would lose, or why it must not be.
@@ -273,8 +279,13 @@ func (m *Manager) volumeDelete(ctx context.Context, volumeID string, lastSnapsho
 	}
 	r := &VolumeRemoved{Disk: diskOf(v, nil)}
 	if lastSnapshot {
-		if r.SnapshotID, err = m.lastSnapshot(ctx, v); err != nil {
+		tape, err := m.keepTape(ctx, v, nil, "last of "+volumeID)
+		if err != nil {
 			return nil, err
+		}
+		r.SnapshotID = aws.ToString(tape.SnapshotId)
+		if hasTag(tape.Tags, tagServer) {
+			r.Set = tagOf(tape.Tags, tagSet)
 		}
 	}
 	if err := m.unlist(ctx, v); err != nil {
@@ -286,45 +297,4 @@ func (m *Manager) volumeDelete(ctx context.Context, volumeID string, lastSnapsho
 		}
 		return nil
 	})
-}
-
-// lastSnapshot snapshots a disk that is about to go, and waits until that is
-// complete. One that an interrupted run began is waited for: CreateSnapshot
-// takes no token.
-func (m *Manager) lastSnapshot(ctx context.Context, v *types.Volume) (string, error) {
-	id := aws.ToString(v.VolumeId)
-	note := "last of " + id
-	found, err := m.findSnapshots(ctx, filter("volume-id", id), filter("tag:"+tagNote, note))
-	if err != nil {
-		return "", err
-	}
-	snapshotID := ""
-	for _, s := range found {
-		if s.State != types.SnapshotStateError {
-			snapshotID = aws.ToString(s.SnapshotId)
-		}
-	}
-	err = m.step("take last snapshot", id, func() error {
-		if snapshotID == "" {
-			tags := steadTags(v.Tags).with(tagMap{tagSchema: schemaVersion, tagNote: note})
-			out, err := m.ec2.CreateSnapshot(ctx, &ec2.CreateSnapshotInput{
-				VolumeId: &id, Description: &note, TagSpecifications: []types.TagSpecification{tags.spec(types.ResourceTypeSnapshot)},
-			})
-			if err != nil {
-				return wrap("snapshot", "volume "+id, err)
-			}
-			snapshotID = aws.ToString(out.SnapshotId)
-		}
-		return m.poll(ctx, 0, "to be completed", "snapshot "+snapshotID, func(ctx context.Context) (bool, error) {
-			now, err := m.findSnapshots(ctx, filter("snapshot-id", snapshotID))
-			if err != nil || len(now) == 0 {
-				return false, err
-			}
-			if now[0].State == types.SnapshotStateError {
-				return false, &Error{Op: "snapshot", Resource: "volume " + id, Reason: aws.ToString(now[0].StateMessage)}
-			}
-			return now[0].State == types.SnapshotStateCompleted, nil
-		})
-	})
-	return snapshotID, err
 }
