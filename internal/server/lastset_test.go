@@ -71,7 +71,7 @@ func (b *bench) endByHand(id string) {
 // tapesOf lists the snapshots of a set by the volume that they show.
 func (b *bench) tapesOf(m *server.Manager, id string) map[string]string {
 	b.t.Helper()
-	sets, err := m.SetsNamed(b.t.Context(), []string{id})
+	sets, _, err := m.SetsNamed(b.t.Context(), []string{id})
 	b.check(err)
 	if !sets[0].Complete {
 		b.t.Errorf("set %s isn't complete: %s", id, sets[0].Lacks)

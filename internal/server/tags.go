@@ -63,8 +63,8 @@ const (
 	// tagSetLaunched is when the stopped instance that had the disks was
 	// started last, as EC2 tells.
 	tagSetLaunched = "stead:set-launched"
-	tagNote       = "stead:note"
-	tagDurable    = "stead:durable"
+	tagNote        = "stead:note"
+	tagDurable     = "stead:durable"
 
 	// tagPortPrefix and a port number is where an endpoint that couldn't give
 	// a port its own number says which it has.
