@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -29,6 +30,9 @@ type download struct {
 }
 
 const downloadTries = 5
+
+// errBrokenOff says that a download ended before the file did.
+var errBrokenOff = errors.New("broken off")
 
 // openDownload asks for a file. ctx bounds the reading, too.
 func openDownload(ctx context.Context, client *http.Client, url string) (*download, error) {
@@ -92,7 +96,7 @@ func (d *download) Read(p []byte) (int, error) {
 func (d *download) resume(why error) error {
 	for {
 		if d.tries++; d.ctx.Err() != nil || !d.ranges || d.tag == "" || d.tries > downloadTries {
-			return fmt.Errorf("download %s: broken off after %s of %s: %w", d.url, humanBytes(d.at), humanBytes(d.size), why)
+			return d.brokenOff("", why)
 		}
 		select {
 		case <-time.After(d.pause * time.Duration(d.tries)):
@@ -104,14 +108,33 @@ func (d *download) resume(why error) error {
 			why = err
 			continue
 		}
-		if resp.StatusCode == http.StatusPartialContent && strings.HasPrefix(resp.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", d.at)) {
+		if resp.StatusCode == http.StatusPartialContent && d.goesOn(resp.Header.Get("Content-Range")) {
 			_ = d.body.Close()
 			d.body = resp.Body
 			return nil
 		}
 		_ = resp.Body.Close()
-		return fmt.Errorf("download %s: broken off after %s, and the server doesn't go on from there (%s): %w", d.url, humanBytes(d.at), resp.Status, why)
+		if resp.StatusCode >= http.StatusInternalServerError || resp.StatusCode == http.StatusTooManyRequests {
+			why = errors.New("the server says " + resp.Status)
+			continue
+		}
+		return d.brokenOff(", and the server doesn't go on from there ("+resp.Status+"): the file may be another one by now", why)
 	}
+}
+
+// goesOn tells whether an answer is the rest of the same file: one of the same
+// size, from where the last one ended.
+func (d *download) goesOn(contentRange string) bool {
+	span, total, _ := strings.Cut(contentRange, "/")
+	return strings.HasPrefix(span, fmt.Sprintf("bytes %d-", d.at)) && (d.size == 0 || total == "*" || total == strconv.FormatInt(d.size, 10))
+}
+
+func (d *download) brokenOff(more string, why error) error {
+	of := ""
+	if d.size > 0 {
+		of = " of " + humanBytes(d.size)
+	}
+	return fmt.Errorf("download %s: %w after %s%s%s: %w", d.url, errBrokenOff, humanBytes(d.at), of, more, why)
 }
 
 func (d *download) Close() error { return d.body.Close() }

@@ -36,10 +36,11 @@ func newImageImport(a *App) *cobra.Command {
 raw, qcow2, vmdk, vhd, vhdx or vdi, also packed by xz, zstd or gzip. "-" reads
 it from standard input.
 
---checksum is that of the file as it comes: sha256:DIGITS, sha512:DIGITS, or the
-address of a list of checksums (SHA512SUMS) that names the file. Nothing is
-registered before the file is whole and the sum is right. A download that breaks
-off goes on from there.`,
+--checksum is that of the file as it comes: sha256:DIGITS, sha512:DIGITS, or a
+list of checksums (SHA512SUMS) that names the file, as an address or a file.
+Nothing is registered before the file is whole and the sum is right. A download
+that breaks off goes on from there, if it is the same file still. Interrupted or
+killed, the command leaves nothing, and begins anew when it is repeated.`,
 		Example: `  stead image import debian-12-genericcloud-amd64.qcow2 --user debian
   stead image import https://cloud.debian.org/images/cloud/bookworm/latest/debian-12-genericcloud-amd64.qcow2 \
     --checksum https://cloud.debian.org/images/cloud/bookworm/latest/SHA512SUMS`,
@@ -50,7 +51,7 @@ off goes on from there.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.spec.Name, "name", "", "`NAME` of the image (default that of the file)")
-	f.StringVar(&o.checksum, "checksum", "", "`SUM` of the file, or the address of a list of sums")
+	f.StringVar(&o.checksum, "checksum", "", "`SUM` of the file, or a list of sums: its address or file")
 	f.StringVar(&o.spec.Architecture, "arch", "x86_64", "`ARCH` that it runs on: x86_64 or arm64")
 	f.StringVar(&o.spec.BootMode, "boot-mode", "", "`MODE`: legacy-bios, uefi or uefi-preferred (default what the disk can)")
 	f.StringVar(&o.user, "user", "", "login `NAME` of its servers")
@@ -74,7 +75,7 @@ func (a *App) imageImport(ctx context.Context, o importOptions) error {
 		return &server.Error{
 			Code: server.KindUnsupported, Op: "import image", Resource: o.source,
 			Reason: "context " + s.context.Name + " is not the local cloud",
-			Remedy: "stead --context local image import, or put the file into S3 and run aws ec2 import-snapshot",
+			Remedy: "stead --context local image import, or put the file into S3, and run aws ec2 import-snapshot and aws ec2 register-image",
 		}
 	}
 	if o.spec.Name == "" {
@@ -121,6 +122,8 @@ func wrapImport(source string, err error) error {
 		e.Remedy = "choose another --name, or: stead image rm NAME"
 	case strings.Contains(err.Error(), cloud.ErrChecksum.Error()):
 		e.Remedy = "fetch the file again; if the sum differs still, it is not the file that was meant"
+	case errors.Is(err, errBrokenOff):
+		e.Remedy = "the same command again: it begins anew, and nothing is left of this try"
 	}
 	return e
 }
@@ -187,18 +190,13 @@ func (a *App) importChecksum(ctx context.Context, o importOptions) (string, erro
 	if o.checksum == "" || cloud.CheckChecksum(o.checksum) == nil {
 		return o.checksum, nil
 	}
-	if !isURL(o.checksum) {
+	list, err := readSums(ctx, o.checksum)
+	if errors.Is(err, fs.ErrNotExist) {
 		return "", &server.Error{
 			Code: server.KindUsage, Op: "import image", Resource: o.source, Err: cloud.CheckChecksum(o.checksum),
-			Remedy: "give sha256:DIGITS, sha512:DIGITS or the address of a list of sums",
+			Remedy: "give sha256:DIGITS, sha512:DIGITS, or a list of sums: its address or file",
 		}
 	}
-	d, err := openDownload(ctx, http.DefaultClient, o.checksum)
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = d.Close() }() // read only
-	list, err := io.ReadAll(io.LimitReader(d, maxSums))
 	if err != nil {
 		return "", err
 	}
@@ -211,6 +209,21 @@ func (a *App) importChecksum(ctx context.Context, o importOptions) (string, erro
 		}
 	}
 	return sum, nil
+}
+
+// readSums reads a list of checksums from a web server or a file.
+func readSums(ctx context.Context, source string) (list []byte, err error) {
+	var r io.ReadCloser
+	if isURL(source) {
+		r, err = openDownload(ctx, http.DefaultClient, source)
+	} else {
+		r, err = os.Open(source)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = r.Close() }() // read only
+	return io.ReadAll(io.LimitReader(r, maxSums))
 }
 
 // bsdSum is a line of a list in BSD's form: SHA256 (FILE) = DIGITS.

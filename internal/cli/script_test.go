@@ -2,7 +2,9 @@ package cli_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -10,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -86,6 +89,8 @@ func runScripts(t *testing.T, dir, machines string) {
 			"diskimage": diskImage,
 			"grab":      grab,
 			"spoil":     spoil,
+			"serve":     serve,
+			"sums":      sums,
 		},
 	})
 }
@@ -216,6 +221,19 @@ func diskImage(ts *testscript.TestScript, neg bool, args []string) {
 	disk := make([]byte, 2<<20+512)
 	disk[0], disk[510], disk[511] = 0xfa, 0x55, 0xaa
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), disk, 0o600))
+}
+
+// sums writes a list of SHA-256 sums of files, as sha256sum does: sums LIST
+// FILE...
+func sums(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: sums LIST FILE...")
+	}
+	var list strings.Builder
+	for _, name := range args[1:] {
+		fmt.Fprintf(&list, "%x  %s\n", sha256.Sum256([]byte(ts.ReadFile(name))), name)
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(list.String()), 0o600))
 }
 
 func waitVolume(ctx context.Context, ts *testscript.TestScript, client *ec2.Client, id string) {
