@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,7 +38,7 @@ const kvmLimit = 200 * time.Millisecond
 func Doctor(ctx context.Context, dataDir string) []Check {
 	return []Check{
 		checkQEMU(ctx),
-		checkKVM(),
+		checkKVM(), checkUEFI(),
 		checkTiny(), checkDebian(), checkImport(),
 		checkFolder(dataDir),
 		checkSpace(dataDir),
@@ -70,6 +71,17 @@ func checkKVM() Check {
 		return Check{Name: "kvm", Status: CheckWarn, Detail: err.Error() + "; machines are emulated, several times slower", Remedy: "add yourself to the group kvm: sudo usermod -aG kvm $USER"}
 	}
 	return Check{Name: "kvm", Status: CheckWarn, Detail: err.Error() + "; machines are emulated, several times slower"}
+}
+
+// checkUEFI only warns: what can boot by BIOS does so without.
+func checkUEFI() Check {
+	if _, err := machine.NewRunner(machine.Config{}, slog.New(slog.DiscardHandler)).Firmware(); err != nil {
+		return Check{
+			Name: "uefi", Status: CheckWarn, Detail: err.Error() + "; images that boot by UEFI alone can't be launched",
+			Remedy: "apt-get install ovmf",
+		}
+	}
+	return Check{Name: "uefi", Status: CheckOK, Detail: "its firmware is installed"}
 }
 
 func checkTiny() Check {

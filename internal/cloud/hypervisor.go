@@ -20,6 +20,10 @@ type hypervisor interface {
 	adopt(ctx context.Context, dir string) (vm, error)
 	// accel is what machines run under by default: kvm, tcg or none.
 	accel() string
+	// firmware is the file with the variables that UEFI's firmware begins with;
+	// empty where there are no machines. machine.ErrNoFirmware where it isn't
+	// installed.
+	firmware() (string, error)
 	// note says what the user should know of it; empty for nothing.
 	note() string
 }
@@ -81,8 +85,9 @@ func (q qemu) adopt(ctx context.Context, dir string) (vm, error) {
 	return qemuVM{m}, nil
 }
 
-func (q qemu) accel() string { return q.kind }
-func (q qemu) note() string  { return q.remark }
+func (q qemu) accel() string             { return q.kind }
+func (q qemu) note() string              { return q.remark }
+func (q qemu) firmware() (string, error) { return q.runner.Firmware() }
 
 type qemuVM struct{ *machine.Machine }
 
@@ -127,7 +132,8 @@ func (n noMachines) adopt(_ context.Context, dir string) (vm, error) {
 	return n.shadow(path), nil
 }
 
-func (noMachines) accel() string { return "none" }
+func (noMachines) accel() string             { return "none" }
+func (noMachines) firmware() (string, error) { return "", nil }
 func (noMachines) note() string {
 	return "serving the API without machines: instances have states but nothing runs"
 }

@@ -59,9 +59,6 @@ func (c *Cloud) RegisterImage(ctx context.Context, in *ec2.RegisterImageInput) (
 	if in.ImageLocation != nil && len(in.BlockDeviceMappings) == 0 {
 		return nil, unsupported("Registering from a manifest in S3", "Register from a snapshot: give RootDeviceName and BlockDeviceMappings.")
 	}
-	if in.UefiData != nil {
-		return nil, unsupported("A UEFI variable store of an image", "Leave UefiData out: each machine begins with the firmware's own.")
-	}
 	if in.RootDeviceName == nil {
 		return nil, missing("rootDeviceName")
 	}
@@ -70,6 +67,7 @@ func (c *Cloud) RegisterImage(ctx context.Context, in *ec2.RegisterImageInput) (
 		Type: "machine", Architecture: string(in.Architecture), Virtualization: aws.ToString(in.VirtualizationType), BootMode: string(in.BootMode),
 		KernelID: aws.ToString(in.KernelId), RamdiskID: aws.ToString(in.RamdiskId), RootDevice: *in.RootDeviceName, ENA: aws.ToBool(in.EnaSupport),
 		SRIOV: aws.ToString(in.SriovNetSupport), IMDS: string(in.ImdsSupport), TPM: string(in.TpmSupport),
+		UEFIData: aws.ToString(in.UefiData),
 	}
 	img.Tags = tags
 	if img.Architecture == "" {
@@ -99,8 +97,9 @@ func (c *Cloud) checkRegistration(tx *state.Tx, s state.Scope, img *state.Image,
 		return invalid(img.Architecture, "architecture", "Use x86_64.")
 	case img.Virtualization != "hvm" && img.Virtualization != "paravirtual":
 		return invalid(img.Virtualization, "virtualizationType", "Use hvm.")
-	case img.BootMode != "" && !slices.Contains(types.BootModeValues("").Values(), types.BootModeValues(img.BootMode)):
-		return invalid(img.BootMode, "bootMode", "Use legacy-bios, uefi or uefi-preferred.")
+	}
+	if err := checkFirmware(img); err != nil {
+		return err
 	}
 	if img.KernelID != "" {
 		if _, err := findKernel(tx, s, img.KernelID); err != nil {

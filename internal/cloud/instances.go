@@ -312,7 +312,7 @@ func apiInstance(v view) types.Instance {
 		Placement:      &types.Placement{AvailabilityZone: aws.String(i.Zone), AvailabilityZoneId: aws.String(zoneID(i.Zone)), GroupName: aws.String(""), Tenancy: types.TenancyDefault},
 		SecurityGroups: []types.GroupIdentifier{}, NetworkInterfaces: []types.InstanceNetworkInterface{}, BlockDeviceMappings: []types.InstanceBlockDeviceMapping{},
 		PrivateDnsName: aws.String(""), PublicDnsName: aws.String(""), PlatformDetails: aws.String("Linux/UNIX"), UsageOperation: aws.String("RunInstances"),
-		CpuOptions: cpuOptions(i.Type), BootMode: types.BootModeValues(i.BootMode), CurrentInstanceBootMode: currentBootMode(i.BootMode),
+		CpuOptions: cpuOptions(i.Type), BootMode: types.BootModeValues(i.BootMode), CurrentInstanceBootMode: currentBootMode(i),
 		EnclaveOptions: &types.EnclaveOptions{Enabled: aws.Bool(false)}, HibernationOptions: &types.HibernationOptions{Configured: aws.Bool(false)},
 		CapacityReservationSpecification: &types.CapacityReservationSpecificationResponse{CapacityReservationPreference: types.CapacityReservationPreferenceOpen},
 		MaintenanceOptions:               &types.InstanceMaintenanceOptions{AutoRecovery: types.InstanceAutoRecoveryStateDefault},
@@ -407,14 +407,6 @@ func cpuOptions(name string) *types.CpuOptions {
 		threads = 2
 	}
 	return &types.CpuOptions{CoreCount: aws.Int32(max(1, t.VCPUs/threads)), ThreadsPerCore: aws.Int32(threads)}
-}
-
-func currentBootMode(mode string) types.InstanceBootModeValues {
-	// An image that prefers UEFI boots by BIOS as well, and sooner.
-	if mode == "uefi" {
-		return types.InstanceBootModeValuesUefi
-	}
-	return types.InstanceBootModeValuesLegacyBios
 }
 
 // GetConsoleOutput gives the last 64 KiB that the guest wrote to its serial

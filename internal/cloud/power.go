@@ -85,6 +85,9 @@ func (c *Cloud) StartInstances(ctx context.Context, in *ec2.StartInstancesInput)
 			}
 			return err
 		}
+		if _, err := c.bootMode(i); err != nil {
+			return err
+		}
 		i.Force, i.Launched = false, c.now().UTC()
 		return c.setGoing(tx, i)
 	})
@@ -96,6 +99,10 @@ func (c *Cloud) setGoing(tx *state.Tx, i *state.Instance) error {
 	i.Want, i.Resume = state.Running, false
 	c.enter(i, state.Pending)
 	c.reason(i, "", "")
+	// One that cannot boot as it should says why when its machine is started.
+	if mode, err := c.bootMode(i); err == nil {
+		i.CurrentBootMode = string(mode)
+	}
 	return c.givePublicIP(tx, i)
 }
 

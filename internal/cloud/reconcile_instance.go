@@ -296,7 +296,7 @@ func (c *Cloud) spec(inst *state.Instance, disks []*state.Volume) (machine.Spec,
 	}
 	uuid := machineUUID(inst.ID)
 	s := machine.Spec{
-		ID: inst.ID, Dir: dir, CPUs: int(t.VCPUs), MemoryMiB: int(t.MemoryMiB), UEFI: inst.BootMode == "uefi",
+		ID: inst.ID, Dir: dir, CPUs: int(t.VCPUs), MemoryMiB: int(t.MemoryMiB), UEFI: string(currentBootMode(inst)) == bootUEFI,
 		NIC:     &machine.NIC{MAC: inst.MAC, MTU: networkMTU},
 		Product: inst.Type, UUID: uuid, SerialNumber: uuid,
 	}
@@ -305,6 +305,12 @@ func (c *Cloud) spec(inst *state.Instance, disks []*state.Volume) (machine.Spec,
 	}
 	for _, d := range disks {
 		s.Disks = append(s.Disks, c.diskOf(d))
+	}
+	if s.UEFI {
+		var err error
+		if s.Variables, err = c.firstVariables(inst); err != nil {
+			return s, err
+		}
 	}
 	if inst.KernelID == "" {
 		return s, nil

@@ -7,8 +7,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
-
-	"github.com/steadcloud/stead/internal/state"
 )
 
 var offeringIDs = idKind{"offering", "InvalidReservedInstancesOfferingId", "InvalidReservedInstancesOfferingId", "The reserved instances offering '%s' does not exist"}
@@ -58,25 +56,4 @@ func (c *Cloud) DescribeReservedInstances(_ context.Context, in *ec2.DescribeRes
 	err := emptyList(in.Filters, nil, nil, "availability-zone", "availability-zone-id", "duration", "end", "fixed-price", "instance-type", "scope",
 		"product-description", "reserved-instances-id", "start", "state", "usage-price")
 	return &ec2.DescribeReservedInstancesOutput{ReservedInstances: []types.ReservedInstances{}}, err
-}
-
-// GetInstanceUefiData refuses, with the reason. The variables of a machine that
-// boots by UEFI are in its folder, in the firmware's own form, not in the one
-// that EC2 gives them.
-func (c *Cloud) GetInstanceUefiData(ctx context.Context, in *ec2.GetInstanceUefiDataInput) (*ec2.GetInstanceUefiDataOutput, error) {
-	if in.InstanceId == nil {
-		return nil, missing("instanceId")
-	}
-	var inst *state.Instance
-	err := c.db.View(func(tx *state.Tx) (err error) {
-		inst, err = find[state.Instance](tx, from(ctx).Scope, instanceIDs, *in.InstanceId)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	if currentBootMode(inst.BootMode) != types.InstanceBootModeValuesUefi {
-		return nil, fail("UnsupportedOperation", "The instance '%s' does not boot by UEFI, so it has no UEFI variables.", inst.ID)
-	}
-	return nil, unsupported("EC2's form of UEFI variables", "Nothing is lost without them unless Secure Boot was set up: the firmware makes its own anew.")
 }

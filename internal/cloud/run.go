@@ -120,7 +120,7 @@ func (c *Cloud) planLaunch(tx *state.Tx, s state.Scope, in *ec2.RunInstancesInpu
 	steps := []func() error{
 		func() error { return l.planTags(in) },
 		func() error { return c.planImageBoot(tx, s, l, in) },
-		func() error { return l.planType(in) },
+		func() error { return c.planType(l, in) },
 		func() error { return c.planNetwork(tx, s, l, in) },
 		func() error { return planAccess(tx, s, p, in) },
 		func() error { return planOptions(p, in) },
@@ -162,6 +162,7 @@ func (c *Cloud) planImageBoot(tx *state.Tx, s state.Scope, l *launch, in *ec2.Ru
 	}
 	p := &l.proto
 	p.ImageID, p.Architecture, p.BootMode, p.RootDevice, p.KernelID = img.ID, img.Architecture, img.BootMode, img.RootDevice, img.KernelID
+	p.UEFIData = img.UEFIData
 	if in.KernelId != nil {
 		if _, err := findKernel(tx, s, *in.KernelId); err != nil {
 			return err
@@ -179,7 +180,8 @@ func (c *Cloud) planImageBoot(tx *state.Tx, s state.Scope, l *launch, in *ec2.Ru
 	return nil
 }
 
-func (l *launch) planType(in *ec2.RunInstancesInput) error {
+// planType finds the type, and what it makes of the image's boot mode.
+func (c *Cloud) planType(l *launch, in *ec2.RunInstancesInput) error {
 	name := string(in.InstanceType)
 	if name == "" {
 		name = "t3.micro"
@@ -188,7 +190,9 @@ func (l *launch) planType(in *ec2.RunInstancesInput) error {
 		return invalid(name, "instanceType", "No such type here; DescribeInstanceTypes lists them.")
 	}
 	l.proto.Type = name
-	return nil
+	mode, err := c.bootMode(&l.proto)
+	l.proto.CurrentBootMode = string(mode)
+	return err
 }
 
 func (c *Cloud) planNetwork(tx *state.Tx, s state.Scope, l *launch, in *ec2.RunInstancesInput) error {

@@ -85,15 +85,28 @@ func (r *Runner) prepareUEFI(s Spec) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	vars := filepath.Join(s.Dir, fileUEFIVars)
+	vars := Variables(s.Dir)
 	if _, err := os.Stat(vars); !errors.Is(err, fs.ErrNotExist) {
 		return code, err
 	}
-	b, err := os.ReadFile(template)
-	if err != nil {
-		return "", err
+	b := s.Variables
+	if b == nil {
+		if b, err = os.ReadFile(template); err != nil {
+			return "", err
+		}
 	}
 	return code, writeFile(vars, b)
+}
+
+// Variables is the path of the flash with UEFI's variables in a machine's
+// folder. It is there from the first start by UEFI on.
+func Variables(dir string) string { return filepath.Join(dir, fileUEFIVars) }
+
+// Firmware is the path of the flash that UEFI's firmware begins with, without
+// variables of any machine. ErrNoFirmware where it isn't installed.
+func (r *Runner) Firmware() (string, error) {
+	_, template, err := findFirmware(r.cfg.Firmware)
+	return template, err
 }
 
 // findFirmware looks for the code and the template of the variables of OVMF

@@ -40,6 +40,10 @@ type Spec struct {
 
 	UEFI bool `json:"uefi,omitempty"` // boot by UEFI firmware (OVMF) rather than BIOS
 
+	// Variables is the flash with UEFI's variables that a machine begins with
+	// which has none yet; nil for the firmware's own.
+	Variables []byte `json:"-"`
+
 	NIC *NIC `json:"nic,omitempty"` // none when nil
 
 	// What the guest reads in SMBIOS: cloud-init's Ec2 source wants UUID and

@@ -54,11 +54,16 @@ type Instance struct {
 	Type          string `json:"type"`
 	KeyName       string `json:"keyName,omitempty"`
 	Architecture  string `json:"architecture"`
-	BootMode      string `json:"bootMode,omitempty"`
-	KernelID      string `json:"kernel,omitempty"`
-	SpotRequest   string `json:"spotRequest,omitempty"` // the request that it is for; empty: on demand
-	RootDevice    string `json:"rootDevice"`
-	UserData      []byte `json:"userData,omitempty"`
+	BootMode      string `json:"bootMode,omitempty"` // its image's
+	// CurrentBootMode is legacy-bios or uefi: by which its last start was.
+	CurrentBootMode string `json:"currentBootMode,omitempty"`
+	// UEFIData are the variables that its firmware begins with, in EC2's form;
+	// empty for the firmware's own.
+	UEFIData    string `json:"uefiData,omitempty"`
+	KernelID    string `json:"kernel,omitempty"`
+	SpotRequest string `json:"spotRequest,omitempty"` // the request that it is for; empty: on demand
+	RootDevice  string `json:"rootDevice"`
+	UserData    []byte `json:"userData,omitempty"`
 
 	Zone       string   `json:"zone"`
 	SubnetID   string   `json:"subnet"`
@@ -252,6 +257,7 @@ type Image struct {
 	SRIOV          string        `json:"sriov,omitempty"`
 	IMDS           string        `json:"imds,omitempty"`
 	TPM            string        `json:"tpm,omitempty"`
+	UEFIData       string        `json:"uefiData,omitempty"` // variables of the firmware, in EC2's form
 	BlockDevices   []BlockDevice `json:"blockDevices,omitempty"`
 	SourceInstance string        `json:"sourceInstance,omitempty"`
 	CopyOf         *Origin       `json:"copyOf,omitempty"`
