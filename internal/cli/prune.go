@@ -32,8 +32,9 @@ A schedule itself deletes what it took of an instance only while that instance
 is there. What it had taken before a rescue stays until it is pruned.
 
 What stays in any case: the newest complete set; a set that an image is made
-of, or that the server is coming back from; and one that isn't complete, while
-it holds the last of a disk. Only complete sets of all disks count as kept.`,
+of, or that the server is coming back from; and one that has the newest snapshot
+of a disk that was detached, deleted or replaced since. stead snapshot rm deletes
+such a one. Only complete sets of all disks count as kept.`,
 		Example: `  stead prune web
   stead prune web --keep 7
   stead prune web --keep-for 30d --yes`,

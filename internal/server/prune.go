@@ -1,9 +1,9 @@
 package server
 
 import (
-	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -58,20 +58,21 @@ func (m *Manager) planPrune(ctx context.Context, name string, o PruneOptions) (*
 			return nil, err
 		}
 	}
-	needs, err := m.needs(ctx, name, tapes)
+	w, err := m.observe(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	return pruneSets(name, setsOf(tapes), o, m.now(), needs), nil
+	needs, err := m.needs(ctx, w, tapes)
+	if err != nil {
+		return nil, err
+	}
+	sets := setsOf(tapes)
+	return pruneSets(name, sets, o, m.now(), needs, w.liveOn(sets)), nil
 }
 
 // needs tells why sets must stay whatever their age, by their IDs.
-func (m *Manager) needs(ctx context.Context, name string, tapes []types.Snapshot) (map[string]string, error) {
+func (m *Manager) needs(ctx context.Context, w *world, tapes []types.Snapshot) (map[string]string, error) {
 	images, err := m.imagesOfSnapshots(ctx)
-	if err != nil {
-		return nil, err
-	}
-	w, err := m.observe(ctx, name)
 	if err != nil {
 		return nil, err
 	}
@@ -86,12 +87,23 @@ func (m *Manager) needs(ctx context.Context, name string, tapes []types.Snapshot
 			}
 		}
 		for _, i := range []*types.Instance{w.instance, w.standIn} {
-			if i != nil && hasTag(i.Tags, tagStep) && (tagOf(i.Tags, tagSet) == t.id || strings.Contains(tagOf(i.Tags, tagStep), t.id)) {
+			if i != nil && hasTag(i.Tags, tagStep) && (tagOf(i.Tags, tagSet) == t.id || names(i.Tags, t.id)) {
 				why[t.id] = "the server is coming back from it"
+			}
+		}
+		for _, v := range slices.Concat(w.coming, w.volumes) {
+			if names(v.Tags, t.id) {
+				verb, _, _ := strings.Cut(tagOf(v.Tags, tagStep), " ")
+				why[t.id] = "a " + strings.TrimSuffix(verb, "d") + " that goes by it isn't finished"
 			}
 		}
 	}
 	return why, nil
+}
+
+// names tells whether a resource's step names a set.
+func names(tags []types.Tag, set string) bool {
+	return slices.Contains(strings.Fields(tagOf(tags, tagStep)), set)
 }
 
 // imagesOfSnapshots tells of each snapshot that an image of the account is made
@@ -110,18 +122,21 @@ func (m *Manager) imagesOfSnapshots(ctx context.Context) (map[string]string, err
 }
 
 // pruneSets applies the rule to a server's sets, newest first. Only complete
-// sets of the whole server count: they alone can stand for those that go. A
-// set that isn't such goes when it is older than all that are kept, and a kept
-// one holds each of its disks; else it may be the last that there is of one.
-func pruneSets(name string, sets []SnapshotSet, o PruneOptions, now time.Time, needs map[string]string) *PrunePlan {
+// sets of the whole server count. Any other set goes when it is older than all
+// that are kept. And none goes that has the newest snapshot of a disk: one that
+// was detached, deleted or replaced may have no other. So each disk of a set
+// that goes must be in a complete one that is kept, or live on in a disk of the
+// server.
+func pruneSets(name string, sets []SnapshotSet, o PruneOptions, now time.Time, needs map[string]string, liveOn map[string]bool) *PrunePlan {
 	plan := &PrunePlan{Server: name, Delete: []SnapshotSet{}, Keep: []KeptSet{}}
 	keep := func(s SnapshotSet, format string, args ...any) {
 		plan.Keep = append(plan.Keep, KeptSet{s, fmt.Sprintf(format, args...)})
 	}
 	whole, full := 0, false // full: as many are kept as are wanted
-	stand := map[string]bool{}
+	stand := maps.Clone(liveOn)
 	for _, s := range sets {
-		counts := s.Complete && s.Part == "" && s.State == string(types.SnapshotStateCompleted)
+		restorable := s.Complete && s.State == string(types.SnapshotStateCompleted)
+		counts, last := restorable && s.Part == "", s.lastOf(stand)
 		young := o.KeepFor > 0 && now.Sub(s.Started) < o.KeepFor
 		full = full || whole > 0 && (o.Keep > 0 && whole >= o.Keep || o.KeepFor > 0 && !young)
 		switch {
@@ -137,8 +152,8 @@ func pruneSets(name string, sets []SnapshotSet, o PruneOptions, now time.Time, n
 			keep(s, "it is one of the newest %d", o.Keep)
 		case !full:
 			keep(s, "no complete set is older than those that are kept")
-		case !counts && !s.standsIn(stand):
-			keep(s, "it has a disk that no set that is kept has")
+		case last != "":
+			keep(s, "it has the newest snapshot of %s; stead snapshot rm %s deletes it nevertheless", last, s.ID)
 		case o.Only != nil && !slices.Contains(o.Only, s.ID):
 			keep(s, "it was not there when this was agreed to")
 		default:
@@ -147,8 +162,10 @@ func pruneSets(name string, sets []SnapshotSet, o PruneOptions, now time.Time, n
 		}
 		if counts {
 			whole++
-			for _, one := range s.Snapshots {
-				stand[one.VolumeID], stand[one.Device] = true, true
+		}
+		for _, one := range s.Snapshots {
+			if restorable {
+				stand[one.disk()] = true
 			}
 		}
 	}
@@ -156,12 +173,47 @@ func pruneSets(name string, sets []SnapshotSet, o PruneOptions, now time.Time, n
 	return plan
 }
 
-// standsIn tells whether each disk of the set is among those that are kept, as
-// the same volume or as what took its place.
-func (s *SnapshotSet) standsIn(kept map[string]bool) bool {
-	return !slices.ContainsFunc(s.Snapshots, func(one Snapshot) bool {
-		return !kept[one.VolumeID] && (one.Device == "" || !kept[one.Device])
-	})
+// lastOf lists the disks of a set that nothing else stands for, "" if there
+// are none.
+func (s *SnapshotSet) lastOf(stand map[string]bool) string {
+	var last []string
+	for _, one := range s.Snapshots {
+		if !stand[one.disk()] {
+			last = append(last, strings.TrimSpace("disk "+one.VolumeID+" "+one.Device))
+		}
+	}
+	return strings.Join(last, ", ")
+}
+
+// copiedVolume is what EC2 says a copy of a snapshot shows.
+const copiedVolume = "vol-ffffffff"
+
+// disk tells apart the disks that snapshots show. Of a copy it isn't known:
+// it is taken for one of its own.
+func (s *Snapshot) disk() string {
+	if s.VolumeID == "" || s.VolumeID == copiedVolume {
+		return s.SnapshotID
+	}
+	return s.VolumeID
+}
+
+// liveOn lists the disks that live on in others of the server: what was made
+// of the newest snapshot of a disk began with all that is known of it. So old
+// sets go, too, of a server that came back from snapshots.
+func (w *world) liveOn(sets []SnapshotSet) map[string]bool {
+	madeOf := map[string]bool{}
+	for _, v := range slices.Concat(w.volumes, w.superseded) {
+		madeOf[aws.ToString(v.SnapshotId)] = true
+	}
+	live := map[string]bool{}
+	for _, s := range sets { // newest first
+		for _, one := range s.Snapshots {
+			if _, newer := live[one.disk()]; !newer && one.State == string(types.SnapshotStateCompleted) {
+				live[one.disk()] = madeOf[one.SnapshotID]
+			}
+		}
+	}
+	return live
 }
 
 // days writes a duration as people say it.
@@ -247,12 +299,16 @@ func (m *Manager) RemoveSets(ctx context.Context, ids []string) ([]SnapshotSet, 
 		if err != nil {
 			return nil, wrap("delete", "set "+s.ID, err)
 		}
-		needs, err := m.needs(ctx, s.Server, tapes)
+		w, err := m.observe(ctx, s.Server)
+		if err != nil {
+			return nil, wrap("delete", "set "+s.ID, err)
+		}
+		needs, err := m.needs(ctx, w, tapes)
 		if err != nil {
 			return nil, wrap("delete", "set "+s.ID, err)
 		}
 		if why := needs[s.ID]; why != "" {
-			return nil, &Error{Op: "delete", Resource: "set " + s.ID, Code: KindExists, Reason: why, Remedy: cmp.Or(remedyForNeed(why), "stead snapshots "+s.Server)}
+			return nil, &Error{Op: "delete", Resource: "set " + s.ID, Code: KindExists, Reason: why, Remedy: remedyForNeed(s.Server, why)}
 		}
 	}
 	for _, s := range sets {
@@ -264,9 +320,12 @@ func (m *Manager) RemoveSets(ctx context.Context, ids []string) ([]SnapshotSet, 
 }
 
 // remedyForNeed is what lets a needed set go.
-func remedyForNeed(why string) string {
-	if words := strings.Fields(why); words[0] == "image" {
+func remedyForNeed(server, why string) string {
+	switch words := strings.Fields(why); words[0] {
+	case "image":
 		return "stead image rm " + words[1]
+	case "a":
+		return "stead " + words[1] + " " + server
 	}
-	return ""
+	return "stead snapshots " + server
 }

@@ -157,3 +157,49 @@ func (b *bench) tick() {
 		time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(1010 * time.Millisecond)))
 	}
 }
+
+// No prune takes the last snapshot of a disk that was detached or deleted. One
+// that lives on in its successor isn't such.
+func TestPruneKeepsTheLastOfADisk(t *testing.T) {
+	b := newBench(t, nil)
+	ctx := t.Context()
+	m := b.manager(b.client)
+	web, err := m.Create(ctx, b.faultOptions())
+	b.check(err)
+	_, err = m.Stop(ctx, "web", true)
+	b.check(err)
+	ids := b.past(m, server.SnapshotOptions{Note: "1"}, server.SnapshotOptions{Note: "2"})
+	data := web.Data[0].VolumeID
+	_, err = m.VolumeDetach(ctx, data, true)
+	b.check(err)
+	_, err = m.VolumeDelete(ctx, data, false)
+	b.check(err)
+	ids = append(ids, b.past(m, server.SnapshotOptions{Note: "3"}, server.SnapshotOptions{Note: "4"})...)
+	plan, err := m.Prune(ctx, "web", server.PruneOptions{Keep: 1})
+	b.check(err)
+	if left := b.setIDs(m); !slices.Equal(left, []string{ids[1], ids[3]}) {
+		t.Fatalf("of %v are left %v: the plan was %+v", ids, left, plan)
+	}
+	if why := plan.Keep[1].Why; !strings.Contains(why, data) || !strings.Contains(why, "stead snapshot rm "+ids[1]) {
+		t.Errorf("it is kept because %s", why)
+	}
+	// The root comes back as another disk, made of its newest snapshot.
+	_, err = m.Terminate(ctx, "web")
+	b.check(err)
+	_, err = m.Rescue(ctx, "web", server.RescueOptions{By: server.RescueSnapshot})
+	b.check(err)
+	_, err = m.Stop(ctx, "web", true)
+	b.check(err)
+	b.tick()
+	now := b.past(m, server.SnapshotOptions{Note: "5"})[0]
+	_, err = m.Prune(ctx, "web", server.PruneOptions{Keep: 1})
+	b.check(err)
+	if left := b.setIDs(m); slices.Contains(left, ids[3]) || !slices.Contains(left, ids[1]) || !slices.Contains(left, now) {
+		t.Errorf("of %v are left %v", ids, left)
+	}
+	_, err = m.RemoveSets(ctx, ids[1:2])
+	b.check(err)
+	if left := b.setIDs(m); slices.Contains(left, ids[1]) {
+		t.Errorf("asked for by its name, %s stays", ids[1])
+	}
+}
