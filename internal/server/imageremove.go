@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -81,20 +82,62 @@ func imageSnapshot(s *types.Snapshot, reason string) ImageSnapshot {
 	return ImageSnapshot{ID: aws.ToString(s.SnapshotId), SizeGiB: int(aws.ToInt32(s.VolumeSize)), Reason: reason}
 }
 
-// serversFrom lists the servers that record an image as theirs.
+// serversFrom lists the servers that need an image: those whose root records it
+// as theirs; and of those whose root is gone, or doesn't say, the ones whose
+// snapshots do, or whose instance was launched of it.
 func (m *Manager) serversFrom(ctx context.Context, id string) ([]string, error) {
 	volumes, err := m.findVolumes(ctx, filter("tag:"+tagImage, id))
 	if err != nil {
 		return nil, err
 	}
-	var names []string
+	instances, err := m.findInstances(ctx, filter("image-id", id))
+	if err != nil {
+		return nil, err
+	}
+	tapes, err := m.findSnapshots(ctx, filter("tag:"+tagImage, id))
+	if err != nil {
+		return nil, err
+	}
+	var names, maybe []string
 	for _, v := range volumes {
-		if name := tagOf(v.Tags, tagServer); name != "" && tagOf(v.Tags, tagRole) == RoleRoot {
+		if name := tagOf(v.Tags, tagServer); name != "" && tagOf(v.Tags, tagRole) == RoleRoot && !hasTag(v.Tags, tagSupersededBy) {
 			names = append(names, name)
 		}
 	}
+	for _, i := range instances {
+		if name := cmp.Or(tagOf(i.Tags, tagServer), tagOf(i.Tags, tagStandIn)); name != "" && live(&i) {
+			maybe = append(maybe, name)
+		}
+	}
+	for _, s := range tapes {
+		if name := tagOf(s.Tags, tagServer); name != "" && tagOf(s.Tags, tagRole) == RoleRoot {
+			maybe = append(maybe, name)
+		}
+	}
+	maybe, err = m.withoutWord(ctx, maybe)
+	names = append(names, maybe...)
 	slices.Sort(names)
-	return slices.Compact(names), nil
+	return slices.Compact(names), err
+}
+
+// withoutWord keeps those of the servers that have no root disk that records
+// an image: what one says goes before its snapshots and its instance, which may
+// be of another.
+func (m *Manager) withoutWord(ctx context.Context, names []string) ([]string, error) {
+	slices.Sort(names)
+	var silent []string
+	for some := range slices.Chunk(slices.Compact(names), maxFilterValues) {
+		roots, err := m.findVolumes(ctx, filter("tag:"+tagServer, some...), filter("tag:"+tagRole, RoleRoot), filter("tag-key", tagImage))
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range some {
+			if !slices.ContainsFunc(roots, func(v types.Volume) bool { return tagOf(v.Tags, tagServer) == name && !hasTag(v.Tags, tagSupersededBy) }) {
+				silent = append(silent, name)
+			}
+		}
+	}
+	return silent, nil
 }
 
 // sortSnapshots tells which of an image's snapshots go with it: those that are

@@ -106,3 +106,34 @@ func TestImageRemoveKeepsWhatIsUsed(t *testing.T) {
 		t.Errorf("no image: %v", err)
 	}
 }
+
+// An image is needed by a server whose disks are gone, or aren't tagged, too.
+func TestImageRemoveSeesServersWithoutDisks(t *testing.T) {
+	b := newBench(t, nil)
+	m, ctx := b.manager(b.client), t.Context()
+	out, err := b.client.DescribeImages(ctx, &ec2.DescribeImagesInput{ImageIds: []string{b.imageID}})
+	b.check(err)
+	image := b.registered("second", aws.ToString(out.Images[0].BlockDeviceMappings[0].Ebs.SnapshotId))
+	o := b.faultOptions()
+	o.Image = image
+	web, err := m.Create(ctx, o)
+	b.check(err)
+	needed := func(when string) {
+		t.Helper()
+		plan, err := m.ImageRemovePlan(ctx, image)
+		b.check(err)
+		if len(plan.Servers) != 1 || plan.Servers[0] != "web" {
+			t.Errorf("%s, %v need the image", when, plan.Servers)
+		}
+	}
+	_, err = b.client.DeleteTags(ctx, &ec2.DeleteTagsInput{Resources: []string{web.Root.VolumeID}, Tags: []types.Tag{{Key: aws.String("stead:image")}}})
+	b.check(err)
+	needed("without the tag on the root")
+	_, err = m.Start(ctx, "web", server.WaitRunning)
+	b.check(err)
+	_, err = b.client.CreateTags(ctx, &ec2.CreateTagsInput{Resources: []string{web.Root.VolumeID}, Tags: []types.Tag{{Key: aws.String("stead:image"), Value: &image}}})
+	b.check(err)
+	r, err := m.Purge(ctx, "web", server.PurgeOptions{})
+	b.check(err)
+	needed("with the set " + r.Set + " alone")
+}
