@@ -120,7 +120,7 @@ func (a *App) serverChecks(ctx context.Context, o server.DoctorOptions) ([]check
 		return nil, err
 	}
 	var found []server.Finding
-	s, err := a.openContext(ctx, c, o.Name != "")
+	s, err := a.openContext(ctx, c, o.Name != "" && !a.flags.dryRun)
 	if err == nil {
 		defer s.close()
 		found, err = s.servers.Doctor(ctx, o)

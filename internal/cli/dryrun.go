@@ -34,20 +34,18 @@ type planStep struct {
 	Operation string         `json:"operation"` // RunInstances
 	Input     map[string]any `json:"input"`     // as --cli-input-json takes it
 	Command   string         `json:"command"`   // the line that does the same
+	Region    string         `json:"region,omitempty"`
 }
 
 // dryRun runs a verb on what would be, and prints what it would change. What
 // the verb itself has to say is about things that aren't there, so it is left
 // out.
 func (a *App) dryRun(cmd *cobra.Command, run func() error) error {
+	how, why := dryRunOf(cmd.CommandPath())
 	if fix, err := cmd.Flags().GetBool("fix"); err == nil && fix {
-		return &server.Error{
-			Code: server.KindUnsupported, Op: "plan", Resource: "`" + cmd.CommandPath() + " --fix`",
-			Reason: "what it finds inside a server decides what it mends",
-			Remedy: cmd.CommandPath() + ", which names what --fix would mend",
-		}
+		how = dryRunPlans // doctor
 	}
-	switch how, why := dryRunOf(cmd.CommandPath()); how {
+	switch how {
 	case dryRunReads:
 		return run()
 	case dryRunRefused:
@@ -61,7 +59,7 @@ func (a *App) dryRun(cmd *cobra.Command, run func() error) error {
 	a.Stdout, a.plan = io.Discard, dryrun.NewPlan()
 	err := run()
 	a.Stdout = stdout
-	steps := planSteps(a.plan.Steps())
+	steps := a.planSteps(a.plan.Steps())
 	a.plan = nil
 	if err != nil && len(steps) == 0 {
 		return err
@@ -70,23 +68,23 @@ func (a *App) dryRun(cmd *cobra.Command, run func() error) error {
 		return err
 	}
 	var status exitError
-	if errors.As(err, &status) {
-		return nil // of a program that didn't run
+	if errors.As(err, &status) || errors.Is(err, errUnhealthy) {
+		return nil // of a program that didn't run, or of what isn't mended yet
 	}
 	return err
 }
 
-func planSteps(steps []dryrun.Step) []planStep {
+func (a *App) planSteps(steps []dryrun.Step) []planStep {
 	list := []planStep{}
 	for _, s := range steps {
-		p := planStep{Service: strings.ToLower(s.Service), Operation: s.Operation, Input: awscli.Params(s.Input)}
+		p := planStep{Service: strings.ToLower(s.Service), Operation: s.Operation, Region: s.Region, Input: awscli.Params(s.Input)}
 		switch in := s.Input.(type) {
 		case guestScript:
 			p.Input, p.Command = map[string]any{"server": in.server, "script": in.script}, sshclient.Quote([]string{"stead", "exec", in.server, "--", in.script})
 		case steadCommand:
 			p.Input, p.Command = map[string]any{"arguments": []string(in)}, sshclient.Quote(append([]string{"stead"}, in...))
 		default:
-			p.Command = awscli.Line(s.Service, s.Operation, s.Input)
+			p.Command = awscli.Line(s.Service, s.Operation, s.Input) + regionFlag(s.Region, a.region)
 		}
 		list = append(list, p)
 	}
@@ -133,8 +131,20 @@ func oneLine(s string) string {
 	return s
 }
 
-// dryGuest shows the scripts that would run inside a server and runs none.
-type dryGuest struct{ plan *dryrun.Plan }
+// dryGuest shows the scripts that would run inside a server and runs none, but
+// for those that only look.
+type dryGuest struct {
+	plan *dryrun.Plan
+	real server.Guest
+}
+
+// Look implements server.Looker.
+func (g dryGuest) Look(ctx context.Context, s *server.Server, script string) (string, error) {
+	if dryrun.Placeholder(s.InstanceID) {
+		return "", nil // nothing is wrong yet with what isn't there
+	}
+	return g.real.Run(ctx, s, script)
+}
 
 // Run implements server.Guest.
 func (g dryGuest) Run(_ context.Context, s *server.Server, script string) (string, error) {
@@ -182,6 +192,9 @@ func (a *App) foreseen(cfg aws.Config) *dryrun.Cloud {
 		}
 		direct := ec2.NewFromConfig(cfg, func(o *ec2.Options) { o.BaseEndpoint = cfg.BaseEndpoint })
 		view := &planView{plan: a.plan, cloud: a.plan.Over(direct, cfg.Region)}
+		view.cloud.Regions(func(region string) dryrun.Reader {
+			return ec2.NewFromConfig(cfg, func(o *ec2.Options) { o.BaseEndpoint, o.Region = cfg.BaseEndpoint, region })
+		})
 		view.cloud.Policies(dlm.NewFromConfig(cfg, func(o *dlm.Options) { o.BaseEndpoint = cfg.BaseEndpoint }))
 		a.views[key] = view
 	}
@@ -197,12 +210,22 @@ type planView struct {
 // planImage plans the build of the local cloud's own image, and goes on as if
 // it were there.
 func (s *session) planImage(name string) string {
-	s.plan.Add(dryrun.Step{Service: actorStead, Operation: "BuildImage", Input: steadCommand{"image", "build", name}})
+	name, suite, _ := strings.Cut(name, ":")
+	line := steadCommand{"image", "build", name}
+	if suite != "" {
+		line = append(line, "--suite", suite)
+	}
+	return s.planMade("BuildImage", line, name+" (to be built)", "/dev/sda1")
+}
+
+// planMade plans what makes an image by other means than EC2's.
+func (s *session) planMade(operation string, line steadCommand, name, rootDevice string) string {
+	s.plan.Add(dryrun.Step{Service: actorStead, Operation: operation, Input: line})
 	return s.foreseen.Foresee(types.Image{
-		Name: aws.String(name + " (to be built)"), Architecture: types.ArchitectureValuesX8664,
-		VirtualizationType: types.VirtualizationTypeHvm, RootDeviceName: aws.String("/dev/sda1"),
+		Name: &name, Architecture: types.ArchitectureValuesX8664,
+		VirtualizationType: types.VirtualizationTypeHvm, RootDeviceName: &rootDevice,
 		BlockDeviceMappings: []types.BlockDeviceMapping{{
-			DeviceName: aws.String("/dev/sda1"), Ebs: &types.EbsBlockDevice{VolumeSize: aws.Int32(1)},
+			DeviceName: &rootDevice, Ebs: &types.EbsBlockDevice{VolumeSize: aws.Int32(1)},
 		}},
 	})
 }

@@ -217,7 +217,7 @@ func (d *desk) done(args ...string) []string {
 
 var (
 	someID     = regexp.MustCompile(`\b(i|vol|snap|ami|sg|eipalloc|eipassoc|replacevol|policy)-[0-9a-f]{17}\b`)
-	someToken  = regexp.MustCompile(`\bstead-[0-9a-f]{40}\b|--client-token [0-9a-f-]{36}`)
+	someToken  = regexp.MustCompile(`\bstead-[0-9a-f]{40}\b|--client-token ([0-9a-f-]{36}|[A-Z2-7]{26})`)
 	severalIDs = regexp.MustCompile(`--resources( snap-[0-9a-f]{17}){2,}`)
 	someIP     = regexp.MustCompile(`\b(172\.31|192\.0|198\.51)(\.\d+){2}\b`)
 	someSet    = regexp.MustCompile(`\b\d{8}T\d{6}Z-[0-9a-f]{4}\b`)
@@ -261,30 +261,32 @@ func differing(plan, did []string) string {
 	return b.String()
 }
 
+// same plans a verb and then does it.
+func (d *desk) same(args ...string) {
+	d.t.Helper()
+	name := strings.Join(args, " ")
+	d.changes()
+	plan := d.planned(args...)
+	if sent := d.changes(); len(sent) > 0 {
+		d.t.Errorf("stead --dry-run %s sent %v", name, sent)
+	}
+	did := d.done(args...)
+	if sent := d.changes(); len(sent) != len(did) && args[0] != "--context" {
+		d.t.Errorf("stead --explain %s explained %d calls and sent %v", name, len(did), sent)
+	}
+	want, got := strings.Join(alike(plan), "\n"), strings.Join(alike(did), "\n")
+	if want != got {
+		d.t.Errorf("stead %s\n%s", name, differing(alike(plan), alike(did)))
+	}
+	d.t.Logf("stead %s: %d calls", name, len(did))
+}
+
 // TestPlanIsExact plans each verb and then does it: what is done must be what
 // was planned, call by call and option by option, and planning changes nothing.
 func TestPlanIsExact(t *testing.T) {
 	d := newDesk(t)
 	image := d.env["IMAGE"]
-	volume := ""
-	same := func(args ...string) {
-		t.Helper()
-		name := strings.Join(args, " ")
-		d.changes()
-		plan := d.planned(args...)
-		if sent := d.changes(); len(sent) > 0 {
-			t.Errorf("stead --dry-run %s sent %v", name, sent)
-		}
-		did := d.done(args...)
-		if sent := d.changes(); len(sent) != len(did) && args[0] != "--context" {
-			t.Errorf("stead --explain %s explained %d calls and sent %v", name, len(did), sent)
-		}
-		want, got := strings.Join(alike(plan), "\n"), strings.Join(alike(did), "\n")
-		if want != got {
-			t.Errorf("stead %s\n%s", name, differing(alike(plan), alike(did)))
-		}
-		t.Logf("stead %s: %d calls", name, len(did))
-	}
+	same := func(args ...string) { t.Helper(); d.same(args...) }
 	key := filepath.Join(t.TempDir(), "key.pub")
 	d.check(os.WriteFile(key, []byte("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGPtu6W0cYVUG6B2lBF3Xb4Qq4XuXfBdBNqUaXKBVCyX it's me\n"), 0o600))
 	same("create", "web", "--image", image, "--data", "5", "--wait", "running", "--key", key)
@@ -292,16 +294,7 @@ func TestPlanIsExact(t *testing.T) {
 	same("snapshot", "web", "--note", "all quiet")
 	same("start", "web", "--wait", "running")
 	same("volume", "create", "web", "3")
-	var disks []struct {
-		VolumeID string `json:"volume_id"`
-		Device   string `json:"device"`
-	}
-	d.check(json.Unmarshal([]byte(d.must("volume", "ls", "web", "-o", "json")), &disks))
-	for _, disk := range disks {
-		if disk.Device == "/dev/sdg" {
-			volume = disk.VolumeID
-		}
-	}
+	volume := d.disk("web", "/dev/sdg")
 	same("--context", "local", "volume", "detach", volume) // nothing to unmount there
 	same("volume", "attach", volume, "web", "--device", "/dev/sdk")
 	same("schedule", "web", "--every", "24h", "--keep", "7")
@@ -338,4 +331,79 @@ func TestPlanIsExact(t *testing.T) {
 		}
 	}
 	same("purge", "web", "--snapshots", "--no-snapshot", "--yes")
+}
+
+// TestPlanIsExactForStrangers does the same with what other tools made, and
+// with what leaves its zone and region.
+func TestPlanIsExactForStrangers(t *testing.T) {
+	d := newDesk(t)
+	same := func(args ...string) { t.Helper(); d.same(args...) }
+	_, instance, _ := strings.Cut(d.must("ec2", "run", d.env["IMAGE"], "-t", "t3.micro", "-b", "/dev/sdf=:2:true"), "\nINSTANCE\t")
+	instance, _, _ = strings.Cut(instance, "\t")
+	same("adopt", "old", instance)
+	same("ec2", "minatt", instance, "--disable-api-termination", "false")
+	same("--context", "local", "doctor", "old", "--fix")
+	disk := d.disk("old", "/dev/sdf")
+	same("--context", "local", "volume", "grow", disk, "3")
+	same("--context", "local", "volume", "grow", disk, "3") // which it has
+	same("--context", "local", "volume", "detach", disk)
+	same("volume", "rm", disk, "--snapshot", "--yes")
+	d.changes()
+	d.must("serial", "old", "--dry-run")
+	if sent := d.changes(); len(sent) > 0 {
+		t.Errorf("serial sent %v", sent)
+	}
+	same("schedule", "old", "--every", "12h", "--at", "03:00", "--keep-for", "30d")
+	same("schedule", "old", "--off")
+	same("--context", "local", "move", "old", "--zone", "us-east-1b", "--yes", "--wait", "running")
+	same("move", "old", "--release", "--yes")
+	same("--context", "local", "move", "old", "--region", "us-west-2", "--yes", "--wait", "running")
+	same("--context", "local", "move", "old", "--region", "us-west-2", "--release", "--yes")
+	same("image", "copy", d.env["IMAGE"], "--region", "us-west-2")
+	same("image", "copy", d.env["IMAGE"], "--from", "us-east-1", "--name", "again")
+}
+
+// TestPlanOfRepair: what a repair does is known before but for what is found on
+// the disk, and nothing is done for it.
+func TestPlanOfRepair(t *testing.T) {
+	d := newDesk(t)
+	d.must("create", "web", "--image", d.env["IMAGE"], "--wait", "running")
+	d.changes()
+	var steps []struct{ Service, Operation, Command string }
+	d.check(json.Unmarshal([]byte(d.must("--dry-run", "-o", "json", "repair", "web", "--fix", "fstab", "--yes")), &steps))
+	if sent := d.changes(); len(sent) > 0 {
+		t.Errorf("planning sent %v", sent)
+	}
+	var ops []string
+	for _, s := range steps {
+		if s.Service == "guest" {
+			s.Operation = "guest " + s.Operation
+		}
+		ops = append(ops, s.Operation)
+	}
+	const want = "CreateTags CreateSecurityGroup AuthorizeSecurityGroupIngress RunInstances StopInstances DetachVolume AttachVolume guest Run guest Run " +
+		"CreateTags guest Run DetachVolume AttachVolume StartInstances TerminateInstances DeleteSecurityGroup DeleteTags"
+	if got := strings.Join(ops, " "); got != want {
+		t.Errorf("planned\n%s\nwant\n%s", got, want)
+	}
+	if !strings.Contains(fmt.Sprint(steps), "chroot '/mnt/web'") && !strings.Contains(fmt.Sprint(steps), "/mnt/web") {
+		t.Errorf("it doesn't show what is done on the disk: %+v", steps)
+	}
+}
+
+// disk is the volume that a server has at a device.
+func (d *desk) disk(name, device string) string {
+	d.t.Helper()
+	var disks []struct {
+		VolumeID string `json:"volume_id"`
+		Device   string `json:"device"`
+	}
+	d.check(json.Unmarshal([]byte(d.must("volume", "ls", name, "-o", "json")), &disks))
+	for _, disk := range disks {
+		if disk.Device == device {
+			return disk.VolumeID
+		}
+	}
+	d.t.Fatalf("server %s has no disk at %s", name, device)
+	return ""
 }

@@ -17,24 +17,21 @@ const unforeseen = "it can't be foreseen"
 // dryRunOf tells how a command does under --dry-run, and why not if it
 // doesn't. A command that isn't here is refused: whoever adds one says here
 // that nothing of it goes past a client of the SDK, server.Guest or the plan.
-// An option that makes a reading command change something is refused by dryRun.
 func dryRunOf(path string) (how dryRunHow, why string) {
 	_, name, _ := strings.Cut(path, " ")
 	switch name {
 	case "create", "adopt", "start", "stop", "reboot", "terminate", "rescue", "rename", "protect", "unprotect", "open", "close",
 		"resize", "restore", "clone", "purge", "move", "snapshot", "snapshot rm", "schedule", "prune",
 		"volume create", "volume attach", "volume detach", "volume grow", "volume rm",
-		"image durable", "image copy", "image rm":
+		"image durable", "image copy", "image rm", "image build", "image import", "repair":
 		return dryRunPlans, ""
 	case "ls", "show", "snapshots", "cost", "orphans", "wait", "serial", "price",
 		"volume ls", "image ls", "context ls", "context show", "cloud status", "cloud env", "cloud logs",
 		"version", "schedule ls", "doctor":
 		return dryRunReads, ""
-	case "repair":
-		return dryRunRefused, "what it finds on the disk decides what it does"
 	case "ssh", "exec", "cp":
 		return dryRunRefused, "what it does on the server is yours to know"
-	case "image build", "image import", "cloud start", "cloud stop", "cloud run", "cloud check", "cloud collect", "cloud reset",
+	case "cloud start", "cloud stop", "cloud run", "cloud check", "cloud collect", "cloud reset",
 		"cloud snapshot", "cloud gc":
 		return dryRunRefused, "it acts on this machine, not through the cloud's API"
 	case "context create", "context use", "context rm", "context delete", "ssh-config", "ec2 link", "completion", "man":

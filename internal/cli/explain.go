@@ -52,17 +52,31 @@ func (explainer) ID() string { return "stead explain" }
 // HandleInitialize implements middleware.InitializeMiddleware.
 func (e explainer) HandleInitialize(ctx context.Context, in middleware.InitializeInput, next middleware.InitializeHandler) (middleware.InitializeOutput, middleware.Metadata, error) {
 	operation := middleware.GetOperationName(ctx)
-	if e.all || !dryrun.Reads(operation) {
-		line := awscli.Line(awsmiddleware.GetServiceID(ctx), operation, in.Parameters)
-		if region := awsmiddleware.GetRegion(ctx); region != "" && region != e.region {
-			line += " --region " + region
-		}
-		e.say(line)
+	if ctx.Value(explainedCall{}) != nil {
+		return next.HandleInitialize(ctx, in)
 	}
-	return next.HandleInitialize(ctx, in)
+	if e.all || !dryrun.Reads(operation) {
+		e.say(awscli.Line(awsmiddleware.GetServiceID(ctx), operation, in.Parameters) + regionFlag(awsmiddleware.GetRegion(ctx), e.region))
+	}
+	return next.HandleInitialize(context.WithValue(ctx, explainedCall{}, true), in)
+}
+
+// explainedCall marks the context of a call that was shown: what the SDK signs
+// to send along with it is no call of its own.
+type explainedCall struct{}
+
+// regionFlag is what a line ends with whose region isn't the context's own.
+func regionFlag(region, own string) string {
+	if region == "" || region == own {
+		return ""
+	}
+	return " --region " + region
 }
 
 func (e explainer) attach(stack *middleware.Stack) error {
+	if _, ok := stack.Initialize.Get(dryrun.Signer); ok {
+		return stack.Initialize.Insert(e, dryrun.Signer, middleware.Before)
+	}
 	return stack.Initialize.Add(e, middleware.After)
 }
 

@@ -95,6 +95,9 @@ func (a *App) imageImport(ctx context.Context, o importOptions) error {
 	defer func() { _ = source.Close() }() // read only
 	o.spec.Size = size
 	var id string
+	if s.plan != nil {
+		return op(s.planImport(ctx, o))
+	}
 	err = s.progress.run("import image "+o.spec.Name, func() (err error) {
 		id, err = s.local.control.ImportImage(ctx, o.spec, source, s.progress.transfer("import image "+o.spec.Name))
 		return err
@@ -108,6 +111,27 @@ func (a *App) imageImport(ctx context.Context, o importOptions) error {
 		return err
 	}
 	return a.print(made, func(w io.Writer) { writeImages(w, []server.Image{*made}) })
+}
+
+// planImport plans an import, which would be refused where the name is taken.
+func (s *session) planImport(ctx context.Context, o importOptions) error {
+	images, err := s.servers.ImageList(ctx)
+	if err != nil {
+		return err
+	}
+	for _, i := range images {
+		if i.Name == o.spec.Name {
+			return &cloud.RefusedError{Code: "InvalidAMIName.Duplicate", Message: fmt.Sprintf("AMI name %s is already in use by AMI %s", i.Name, i.ID)}
+		}
+	}
+	line := steadCommand{"image", "import", o.source, "--name", o.spec.Name, "--arch", o.spec.Architecture, "--root-device", o.spec.RootDevice}
+	for _, f := range [][2]string{{"--boot-mode", o.spec.BootMode}, {"--checksum", o.spec.Checksum}, {"--user", o.user}} {
+		if f[1] != "" {
+			line = append(line, f[0], f[1])
+		}
+	}
+	_ = s.planMade("ImportImage", line, o.spec.Name, o.spec.RootDevice)
+	return nil
 }
 
 // wrapImport says what couldn't be imported; an error that knows itself passes.

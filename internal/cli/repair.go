@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/steadcloud/stead/internal/cli/sshclient"
+	"github.com/steadcloud/stead/internal/dryrun"
 	"github.com/steadcloud/stead/internal/server"
 )
 
@@ -132,7 +133,7 @@ func (a *App) exitWith(code int) error {
 
 // repairBegin opens the disk, and runs the shell or command on it.
 func (a *App) repairBegin(ctx context.Context, s *session, o repairOptions) (int, error) {
-	if !o.runs() && !o.hold && !isTerminal(a.Stdin) {
+	if !o.runs() && !o.hold && !isTerminal(a.Stdin) && s.plan == nil {
 		return 0, usage("a shell needs a terminal; name a command: stead repair %s -- COMMAND", o.name)
 	}
 	v, err := s.servers.Get(ctx, o.name)
@@ -147,6 +148,9 @@ func (a *App) repairBegin(ctx context.Context, s *session, o repairOptions) (int
 	key, err := a.ownPublicKey()
 	if err != nil {
 		return 0, err
+	}
+	if s.plan != nil {
+		return 0, a.planRepair(ctx, s, o, key)
 	}
 	r, err := s.servers.RepairBegin(ctx, o.name, server.RepairOptions{
 		HelperOptions: server.HelperOptions{Image: o.image, Type: o.kind, Key: key}, Force: o.force,
@@ -178,6 +182,25 @@ func (a *App) repairBegin(ctx context.Context, s *session, o repairOptions) (int
 		}
 	}
 	return code, nil
+}
+
+// planRepair plans what opens the disk and what runs on it. How the disk is
+// entered is only seen there: the plan shows it as it is with a disk that has a
+// shell.
+func (a *App) planRepair(ctx context.Context, s *session, o repairOptions, key []byte) error {
+	r, err := s.servers.RepairBegin(ctx, o.name, server.RepairOptions{
+		HelperOptions: server.HelperOptions{Image: o.image, Type: o.kind, Key: key}, Force: o.force,
+	})
+	if err != nil || r.Ending || !o.runs() && o.hold {
+		return err
+	}
+	r.Mount, r.Shell = server.RepairMount(o.name), "/bin/sh"
+	line := r.CommandLine(o.command)
+	if o.fix != "" {
+		line = r.FixLine(o.fix)
+	}
+	s.plan.Add(dryrun.Step{Service: actorGuest, Operation: "Run", Input: guestScript{r.Helper.Name, line}})
+	return nil
 }
 
 // greet says where the disk is found. It goes to stderr: stdout is the

@@ -64,7 +64,7 @@ func (a *App) serial(ctx context.Context, o serialOptions) error {
 	}
 	s.close()
 	shown := lastLines(text, o.lines)
-	interactive := s.local != nil && !s.withoutMachines() && !o.follow && !o.log && isTerminal(a.Stdin) && isTerminal(a.Stdout)
+	interactive := s.local != nil && !a.flags.dryRun && !s.withoutMachines() && !o.follow && !o.log && isTerminal(a.Stdin) && isTerminal(a.Stdout)
 	if !interactive && !o.follow {
 		return a.print(map[string]string{"output": shown}, func(w io.Writer) { fmt.Fprint(w, shown) })
 	}

@@ -43,7 +43,7 @@ func (a *App) open(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	return a.openContext(ctx, c, true)
+	return a.openContext(ctx, c, !a.flags.dryRun)
 }
 
 func (a *App) openContext(ctx context.Context, c contexts.Context, start bool) (*session, error) {
@@ -51,7 +51,7 @@ func (a *App) openContext(ctx context.Context, c contexts.Context, start bool) (
 	e := endpoint{context: c}
 	if c.Kind == contexts.KindLocal {
 		var err error
-		if s.local, err = a.openLocal(ctx, s.progress, start && s.plan == nil); err != nil {
+		if s.local, err = a.openLocal(ctx, s.progress, start); err != nil {
 			s.close()
 			return nil, err
 		}
@@ -92,7 +92,7 @@ func (a *App) openContext(ctx context.Context, c contexts.Context, start bool) (
 		s.foreseen = a.foreseen(cfg)
 		conf.Dial = (&dryDial{plan: s.plan}).dial
 		if conf.Guest != nil {
-			conf.Guest = dryGuest{s.plan}
+			conf.Guest = dryGuest{s.plan, conf.Guest}
 		}
 	}
 	s.servers = server.New(conf)

@@ -30,12 +30,7 @@ func (c *Cloud) applyInstances(ctx context.Context, in any) (any, error) {
 	case *ec2.TerminateInstancesInput:
 		return c.terminateInstances(ctx, in)
 	case *ec2.RebootInstancesInput:
-		for _, id := range in.InstanceIds {
-			if _, err := c.instance(ctx, id); err != nil {
-				return nil, err
-			}
-		}
-		return &ec2.RebootInstancesOutput{}, nil
+		return &ec2.RebootInstancesOutput{}, c.all(ctx, in.InstanceIds)
 	case *ec2.ModifyInstanceAttributeInput:
 		return c.modifyInstanceAttribute(ctx, in)
 	case *ec2.CreateReplaceRootVolumeTaskInput:
@@ -122,13 +117,15 @@ func (c *Cloud) applyNetwork(ctx context.Context, in any) (any, error) {
 }
 
 func (c *Cloud) createTags(ctx context.Context, in *ec2.CreateTagsInput) (any, error) {
-	for _, id := range in.Resources {
-		tags, err := c.tagsOf(ctx, id)
+	for k := range 2 * len(in.Resources) { // look at all before one is changed
+		tags, err := c.tagsOf(ctx, in.Resources[k%len(in.Resources)])
 		if err != nil {
 			return nil, err
 		}
 		for _, t := range in.Tags {
-			setTag(tags, t)
+			if k >= len(in.Resources) {
+				setTag(tags, t)
+			}
 		}
 	}
 	return &ec2.CreateTagsOutput{}, nil

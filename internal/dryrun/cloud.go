@@ -33,6 +33,7 @@ type Cloud struct {
 	plan   *Plan
 	real   Reader
 	region string
+	reach  func(region string) Reader // nil: no other region can be asked
 
 	mu            sync.Mutex // guards what follows
 	instances     *shelf[types.Instance]
@@ -64,6 +65,22 @@ func newCloud(p *Plan, direct Reader, region string) *Cloud {
 		attributes: map[string]*attributes{}, tokens: map[string][]string{},
 		policies: newShelf[dlm.LifecyclePolicy](), policyTags: map[string]map[string]string{},
 	}
+}
+
+// Regions tells how other regions of the same endpoint are read.
+func (c *Cloud) Regions(reach func(region string) Reader) { c.reach = reach }
+
+// of returns the view of another region, nil where it can't be asked.
+func (c *Cloud) of(region string) *Cloud {
+	for _, other := range c.plan.others() {
+		if other != c && other.region == region {
+			return other
+		}
+	}
+	if c.reach == nil {
+		return nil
+	}
+	return c.plan.Over(c.reach(region), region)
 }
 
 // load returns a resource to change, from the shelf or else from the endpoint.

@@ -3,6 +3,7 @@ package dryrun_test
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -16,10 +17,14 @@ import (
 	"github.com/steadcloud/stead/internal/dryrun"
 )
 
-// silent is an endpoint that nobody may ask.
+// silent is an endpoint that nobody may ask, but for its zones.
 type silent struct{ asked []string }
 
 func (s *silent) Do(r *http.Request) (*http.Response, error) {
+	if form, err := io.ReadAll(r.Body); err == nil && strings.Contains(string(form), "Action=DescribeAvailabilityZones") {
+		const zones = `<r><availabilityZoneInfo><item><zoneName>us-east-1a</zoneName></item></availabilityZoneInfo></r>`
+		return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(zones))}, nil
+	}
 	s.asked = append(s.asked, r.URL.String())
 	return nil, errors.New("the endpoint was asked")
 }

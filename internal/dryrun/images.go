@@ -55,12 +55,11 @@ func (c *Cloud) registerImage(ctx context.Context, in *ec2.RegisterImageInput) (
 			if m.Ebs.DeleteOnTermination == nil {
 				m.Ebs.DeleteOnTermination = aws.Bool(true)
 			}
+			if err := c.checkDisk(ctx, m.Ebs.SnapshotId, m.Ebs.VolumeSize); err != nil {
+				return nil, err
+			}
 			if m.Ebs.VolumeSize == nil && m.Ebs.SnapshotId != nil {
-				s, err := c.snapshot(ctx, *m.Ebs.SnapshotId)
-				if err != nil {
-					return nil, err
-				}
-				m.Ebs.VolumeSize = s.VolumeSize
+				m.Ebs.VolumeSize = c.snapshots.items[*m.Ebs.SnapshotId].VolumeSize // which was just looked at
 			}
 		}
 		i.BlockDeviceMappings = append(i.BlockDeviceMappings, m)
@@ -89,7 +88,7 @@ func (c *Cloud) createImage(ctx context.Context, in *ec2.CreateImageInput) (any,
 		if err != nil {
 			return nil, err
 		}
-		s := c.newSnapshot(v.VolumeId, v.Size, in.Description, specTags(in.TagSpecifications, types.ResourceTypeSnapshot))
+		s := c.ofVolume(v, in.Description, specTags(in.TagSpecifications, types.ResourceTypeSnapshot))
 		i.BlockDeviceMappings = append(i.BlockDeviceMappings, types.BlockDeviceMapping{
 			DeviceName: aws.String(aws.ToString(bdm.DeviceName)),
 			Ebs: &types.EbsBlockDevice{
@@ -104,20 +103,43 @@ func (c *Cloud) createImage(ctx context.Context, in *ec2.CreateImageInput) (any,
 	return &ec2.CreateImageOutput{ImageId: aws.String(*i.ImageId)}, nil
 }
 
+// imageIn returns a copy of an image in the region of that name.
+func (c *Cloud) imageIn(ctx context.Context, region, id string) (types.Image, error) {
+	if region == "" || region == c.region {
+		i, err := c.image(ctx, id)
+		if err != nil {
+			return types.Image{}, err
+		}
+		return clone(*i), nil
+	}
+	other := c.of(region)
+	if other == nil {
+		return types.Image{}, refuse("UnsupportedOperation.DryRun", "a dry run can't look at region %s", region)
+	}
+	other.mu.Lock()
+	defer other.mu.Unlock()
+	i, err := other.image(ctx, id)
+	if err != nil {
+		return types.Image{}, err
+	}
+	return clone(*i), nil
+}
+
 func (c *Cloud) copyImage(ctx context.Context, in *ec2.CopyImageInput) (any, error) {
 	if made, again := c.tokens[aws.ToString(in.ClientToken)]; again && in.ClientToken != nil {
 		return &ec2.CopyImageOutput{ImageId: aws.String(made[0])}, nil
 	}
-	if region := aws.ToString(in.SourceRegion); region != "" && region != c.region {
-		return nil, refuse("UnsupportedOperation.DryRun", "a dry run can't foresee the copy of an image from region %s", region)
-	}
-	source, err := c.image(ctx, aws.ToString(in.SourceImageId))
+	n, err := c.imageIn(ctx, aws.ToString(in.SourceRegion), aws.ToString(in.SourceImageId))
 	if err != nil {
 		return nil, err
 	}
-	n := clone(*source)
 	n.Name, n.Description, n.OwnerId, n.ImageOwnerAlias, n.Public = in.Name, in.Description, nil, nil, aws.Bool(false)
-	n.Tags = specTags(in.TagSpecifications, types.ResourceTypeImage)
+	if !aws.ToBool(in.CopyImageTags) {
+		n.Tags = nil
+	}
+	for _, t := range specTags(in.TagSpecifications, types.ResourceTypeImage) {
+		setTag(&n.Tags, t)
+	}
 	for _, bdm := range n.BlockDeviceMappings {
 		if bdm.Ebs != nil && bdm.Ebs.SnapshotId != nil {
 			bdm.Ebs.SnapshotId = c.newSnapshot(nil, bdm.Ebs.VolumeSize, in.Description, specTags(in.TagSpecifications, types.ResourceTypeSnapshot)).SnapshotId

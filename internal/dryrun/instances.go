@@ -37,6 +37,9 @@ func (c *Cloud) runInstances(ctx context.Context, in *ec2.RunInstancesInput) (an
 		return nil, err
 	}
 	mappings := launchMappings(image.BlockDeviceMappings, in.BlockDeviceMappings)
+	if err := c.mayLaunch(ctx, in, mappings); err != nil {
+		return nil, err
+	}
 	out := &ec2.RunInstancesOutput{}
 	var made []string
 	for range max(1, aws.ToInt32(in.MaxCount)) {
@@ -234,7 +237,10 @@ func (c *Cloud) launchDisk(ctx context.Context, i *types.Instance, m types.Block
 	if err != nil {
 		return err
 	}
-	v.Tags, v.Iops, v.Throughput, v.Encrypted = clone(tags), m.Ebs.Iops, m.Ebs.Throughput, m.Ebs.Encrypted
+	v.Tags, v.Iops, v.Throughput = clone(tags), m.Ebs.Iops, m.Ebs.Throughput
+	if m.Ebs.Encrypted != nil {
+		v.Encrypted, v.KmsKeyId = m.Ebs.Encrypted, m.Ebs.KmsKeyId
+	}
 	gone := m.Ebs.DeleteOnTermination == nil || *m.Ebs.DeleteOnTermination
 	plug(v, i, aws.ToString(m.DeviceName), gone)
 	return nil
@@ -251,12 +257,33 @@ func (c *Cloud) groupsOf(ctx context.Context, ids, names []string) ([]types.Grou
 		list = append(list, types.GroupIdentifier{GroupId: g.GroupId, GroupName: g.GroupName})
 	}
 	for _, name := range names {
-		list = append(list, types.GroupIdentifier{GroupName: &name})
+		found, err := c.groupsNamed(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		if len(found) == 0 {
+			return nil, refuse("InvalidGroup.NotFound", "The security group '%s' does not exist", name)
+		}
+		list = append(list, types.GroupIdentifier{GroupId: found[0].GroupId, GroupName: &name})
 	}
 	return list, nil
 }
 
+// all loads instances before one of them is changed: a call that names one that
+// isn't there changes none.
+func (c *Cloud) all(ctx context.Context, ids []string) error {
+	for _, id := range ids {
+		if _, err := c.instance(ctx, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (c *Cloud) startInstances(ctx context.Context, in *ec2.StartInstancesInput) (any, error) {
+	if err := c.all(ctx, in.InstanceIds); err != nil {
+		return nil, err
+	}
 	out := &ec2.StartInstancesOutput{}
 	for _, id := range in.InstanceIds {
 		i, err := c.instance(ctx, id)
@@ -283,6 +310,9 @@ func (c *Cloud) startInstances(ctx context.Context, in *ec2.StartInstancesInput)
 }
 
 func (c *Cloud) stopInstances(ctx context.Context, in *ec2.StopInstancesInput) (any, error) {
+	if err := c.all(ctx, in.InstanceIds); err != nil {
+		return nil, err
+	}
 	out := &ec2.StopInstancesOutput{}
 	for _, id := range in.InstanceIds {
 		i, err := c.instance(ctx, id)
@@ -318,6 +348,9 @@ func (c *Cloud) halt(ctx context.Context, i *types.Instance, to types.InstanceSt
 }
 
 func (c *Cloud) terminateInstances(ctx context.Context, in *ec2.TerminateInstancesInput) (any, error) {
+	if err := c.all(ctx, in.InstanceIds); err != nil {
+		return nil, err
+	}
 	out := &ec2.TerminateInstancesOutput{}
 	for _, id := range in.InstanceIds {
 		i, err := c.instance(ctx, id)

@@ -2,6 +2,7 @@ package dryrun
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -61,8 +62,17 @@ func (c *Cloud) change(ctx context.Context, service, operation string, in any) (
 			Message: fmt.Sprintf("a dry run can't foresee what %s of %s does", operation, service),
 		}
 	}
-	c.plan.Add(Step{Service: service, Operation: operation, Input: clone(in)})
+	c.plan.Add(Step{Service: service, Operation: operation, Region: c.region, Input: clone(in)})
 	return out, nil
+}
+
+// codeOf is the code of an endpoint's refusal, "" where it is none.
+func codeOf(err error) string {
+	var api smithy.APIError
+	if errors.As(err, &api) {
+		return api.ErrorCode()
+	}
+	return ""
 }
 
 // refuse is an error as the endpoint would answer it.

@@ -12,17 +12,9 @@ import (
 
 func (c *Cloud) importKeyPair(ctx context.Context, in *ec2.ImportKeyPairInput) (any, error) {
 	name := aws.ToString(in.KeyName)
-	k, known := c.keys.items[name]
-	if !known {
-		out, err := c.real.DescribeKeyPairs(ctx, &ec2.DescribeKeyPairsInput{
-			Filters: []types.Filter{{Name: aws.String("key-name"), Values: []string{name}}},
-		})
-		if err != nil {
-			return nil, err
-		}
-		known = len(out.KeyPairs) > 0
-	} else {
-		known = k != nil
+	known, err := c.hasKey(ctx, name)
+	if err != nil {
+		return nil, err
 	}
 	if known {
 		return nil, refuse("InvalidKeyPair.Duplicate", "The keypair '%s' already exists.", name)
@@ -33,17 +25,22 @@ func (c *Cloud) importKeyPair(ctx context.Context, in *ec2.ImportKeyPairInput) (
 	return &ec2.ImportKeyPairOutput{KeyName: &name}, nil
 }
 
-func (c *Cloud) createGroup(ctx context.Context, in *ec2.CreateSecurityGroupInput) (any, error) {
-	name := aws.ToString(in.GroupName)
+// groupsNamed are the security groups of a name, as they would be by now.
+func (c *Cloud) groupsNamed(ctx context.Context, name string) ([]types.SecurityGroup, error) {
 	out, err := c.real.DescribeSecurityGroups(ctx, &ec2.DescribeSecurityGroupsInput{
 		Filters: []types.Filter{{Name: aws.String("group-name"), Values: []string{name}}},
 	})
 	if err != nil {
 		return nil, err
 	}
-	list, err := c.groups.overlay(out.SecurityGroups, func(g *types.SecurityGroup) *string { return g.GroupId }, search[types.SecurityGroup]{
+	return c.groups.overlay(out.SecurityGroups, func(g *types.SecurityGroup) *string { return g.GroupId }, search[types.SecurityGroup]{
 		first: true, match: func(g *types.SecurityGroup) (bool, error) { return aws.ToString(g.GroupName) == name, nil },
 	})
+}
+
+func (c *Cloud) createGroup(ctx context.Context, in *ec2.CreateSecurityGroupInput) (any, error) {
+	name := aws.ToString(in.GroupName)
+	list, err := c.groupsNamed(ctx, name)
 	if err != nil {
 		return nil, err
 	}
@@ -61,6 +58,15 @@ func (c *Cloud) createGroup(ctx context.Context, in *ec2.CreateSecurityGroupInpu
 func (c *Cloud) deleteGroup(ctx context.Context, in *ec2.DeleteSecurityGroupInput) (any, error) {
 	if _, err := c.group(ctx, aws.ToString(in.GroupId)); err != nil {
 		return nil, err
+	}
+	users, err := c.instancesWith(ctx, "instance.group-id", *in.GroupId)
+	if err != nil {
+		return nil, err
+	}
+	for k := range users {
+		if !is(&users[k], types.InstanceStateNameTerminated) {
+			return nil, refuse("DependencyViolation", "resource %s has a dependent object: instance %s", *in.GroupId, aws.ToString(users[k].InstanceId))
+		}
 	}
 	c.groups.put(*in.GroupId, nil)
 	return &ec2.DeleteSecurityGroupOutput{Return: aws.Bool(true)}, nil

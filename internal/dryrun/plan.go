@@ -13,6 +13,7 @@ import (
 type Step struct {
 	Service   string // the SDK's service ID: EC2, DLM; or who else would act
 	Operation string // RunInstances
+	Region    string // that the call goes to; "" for what is no call
 	Input     any    // the operation's input: a pointer to the SDK's struct for calls
 }
 
@@ -74,16 +75,17 @@ func (p *Plan) id(prefix string) string {
 // Placeholder tells whether an ID stands for something that isn't made yet.
 func Placeholder(id string) bool { return strings.Contains(id, placeholder) }
 
-// signer is the SDK's name for what signs a second request.
-const signer = "Presign"
+// Signer is the SDK's name for the middleware that signs a second request of
+// the same operation, to be sent along with the first.
+const Signer = "Presign"
 
 // Attach puts the view into a client's middleware: it is one of its
 // APIOptions, and must be the last.
 func (c *Cloud) Attach(stack *middleware.Stack) error {
 	// CopySnapshot's request for the source region is signed by a second
 	// operation, which would come here too. Nothing is sent, so none is needed.
-	if _, ok := stack.Initialize.Get(signer); ok {
-		if _, err := stack.Initialize.Remove(signer); err != nil {
+	if _, ok := stack.Initialize.Get(Signer); ok {
+		if _, err := stack.Initialize.Remove(Signer); err != nil {
 			return err
 		}
 	}

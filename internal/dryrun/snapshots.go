@@ -11,6 +11,13 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 )
 
+// ofVolume makes a snapshot of a volume, encrypted as that is.
+func (c *Cloud) ofVolume(v *types.Volume, description *string, tags []types.Tag) *types.Snapshot {
+	s := c.newSnapshot(v.VolumeId, v.Size, description, tags)
+	s.Encrypted, s.KmsKeyId = aws.Bool(aws.ToBool(v.Encrypted)), v.KmsKeyId
+	return s
+}
+
 func (c *Cloud) newSnapshot(volume *string, size *int32, description *string, tags []types.Tag) *types.Snapshot {
 	s := &types.Snapshot{
 		SnapshotId: aws.String(c.plan.id("snap")), VolumeId: volume, VolumeSize: size, Description: description, Tags: tags,
@@ -25,7 +32,7 @@ func (c *Cloud) createSnapshot(ctx context.Context, in *ec2.CreateSnapshotInput)
 	if err != nil {
 		return nil, err
 	}
-	n := clone(*c.newSnapshot(v.VolumeId, v.Size, in.Description, specTags(in.TagSpecifications, types.ResourceTypeSnapshot)))
+	n := clone(*c.ofVolume(v, in.Description, specTags(in.TagSpecifications, types.ResourceTypeSnapshot)))
 	return &ec2.CreateSnapshotOutput{
 		SnapshotId: n.SnapshotId, VolumeId: n.VolumeId, VolumeSize: n.VolumeSize, State: n.State, StartTime: n.StartTime,
 		Progress: n.Progress, Description: n.Description, Tags: n.Tags,
@@ -33,6 +40,9 @@ func (c *Cloud) createSnapshot(ctx context.Context, in *ec2.CreateSnapshotInput)
 }
 
 func (c *Cloud) createSnapshots(ctx context.Context, in *ec2.CreateSnapshotsInput) (any, error) {
+	if in.InstanceSpecification == nil {
+		return nil, refuse("MissingParameter", "The request must contain the parameter InstanceSpecification")
+	}
 	i, err := c.instance(ctx, aws.ToString(in.InstanceSpecification.InstanceId))
 	if err != nil {
 		return nil, err
@@ -54,7 +64,7 @@ func (c *Cloud) createSnapshots(ctx context.Context, in *ec2.CreateSnapshotsInpu
 		for _, t := range specTags(in.TagSpecifications, types.ResourceTypeSnapshot) {
 			setTag(&tags, t)
 		}
-		n := clone(*c.newSnapshot(v.VolumeId, v.Size, in.Description, tags))
+		n := clone(*c.ofVolume(v, in.Description, tags))
 		out.Snapshots = append(out.Snapshots, types.SnapshotInfo{
 			SnapshotId: n.SnapshotId, VolumeId: n.VolumeId, VolumeSize: n.VolumeSize, State: n.State, StartTime: n.StartTime,
 			Progress: n.Progress, Description: n.Description, Tags: n.Tags,
@@ -71,25 +81,23 @@ func (c *Cloud) copySnapshot(ctx context.Context, in *ec2.CopySnapshotInput) (an
 		return nil, err
 	}
 	s := c.newSnapshot(source.VolumeId, source.VolumeSize, in.Description, specTags(in.TagSpecifications, types.ResourceTypeSnapshot))
+	s.Encrypted, s.KmsKeyId = aws.Bool(aws.ToBool(source.Encrypted) || aws.ToBool(in.Encrypted)), in.KmsKeyId
 	return &ec2.CopySnapshotOutput{SnapshotId: aws.String(*s.SnapshotId), Tags: clone(s.Tags)}, nil
 }
 
-// elsewhere finds a snapshot in the region of that name. A region that the run
-// has no client for can't be asked: then the copy's size isn't known.
+// elsewhere finds a snapshot in the region of that name. Where a region can't be
+// asked the copy's size isn't known.
 func (c *Cloud) elsewhere(ctx context.Context, region, id string) (*types.Snapshot, error) {
 	if region == "" || region == c.region {
 		return c.snapshot(ctx, id)
 	}
-	for _, other := range c.plan.others() {
-		if other == c || other.region != region {
-			continue
-		}
-		other.mu.Lock()
-		s, err := other.snapshot(ctx, id)
-		other.mu.Unlock()
-		return s, err
+	other := c.of(region)
+	if other == nil {
+		return &types.Snapshot{SnapshotId: &id}, nil
 	}
-	return &types.Snapshot{SnapshotId: &id}, nil
+	other.mu.Lock()
+	defer other.mu.Unlock()
+	return other.snapshot(ctx, id)
 }
 
 func (c *Cloud) deleteSnapshot(ctx context.Context, in *ec2.DeleteSnapshotInput) (any, error) {

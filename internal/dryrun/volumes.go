@@ -12,19 +12,26 @@ import (
 
 // newVolume makes a volume, of a snapshot or blank.
 func (c *Cloud) newVolume(ctx context.Context, snapshot *string, size *int32, kind types.VolumeType, zone *string) (*types.Volume, error) {
-	if snapshot != nil && size == nil {
+	if err := c.checkDisk(ctx, snapshot, size); err != nil {
+		return nil, err
+	}
+	encrypted, key := aws.Bool(false), (*string)(nil)
+	if snapshot != nil {
 		s, err := c.snapshot(ctx, *snapshot)
 		if err != nil {
 			return nil, err
 		}
-		size = s.VolumeSize
+		encrypted, key = aws.Bool(aws.ToBool(s.Encrypted)), s.KmsKeyId
+		if size == nil {
+			size = s.VolumeSize
+		}
 	}
 	if kind == "" {
 		kind = types.VolumeTypeGp2 // EC2's own default
 	}
 	v := &types.Volume{
 		VolumeId: aws.String(c.plan.id("vol")), Size: size, SnapshotId: snapshot, VolumeType: kind, AvailabilityZone: zone,
-		State: types.VolumeStateAvailable, CreateTime: aws.Time(time.Now()), Encrypted: aws.Bool(false),
+		State: types.VolumeStateAvailable, CreateTime: aws.Time(time.Now()), Encrypted: encrypted, KmsKeyId: key,
 	}
 	c.volumes.put(*v.VolumeId, v)
 	return v, nil
@@ -33,6 +40,9 @@ func (c *Cloud) newVolume(ctx context.Context, snapshot *string, size *int32, ki
 func (c *Cloud) createVolume(ctx context.Context, in *ec2.CreateVolumeInput) (any, error) {
 	if made, again := c.tokens[aws.ToString(in.ClientToken)]; again && in.ClientToken != nil && c.volumes.items[made[0]] != nil {
 		return created(c.volumes.items[made[0]]), nil
+	}
+	if err := c.checkZone(ctx, in.AvailabilityZone); err != nil {
+		return nil, err
 	}
 	v, err := c.newVolume(ctx, in.SnapshotId, in.Size, in.VolumeType, in.AvailabilityZone)
 	if err != nil {

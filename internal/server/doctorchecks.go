@@ -327,7 +327,7 @@ func incomplete(list []Finding) bool {
 // examineFstab looks inside a server that runs. One that doesn't let in gets a
 // hint.
 func (m *Manager) examineFstab(ctx context.Context, e *examiner) {
-	out, reached, err := m.inGuest(ctx, e.view, map[string]string{"fix": "no", "gone": yesNo(!incomplete(e.list))}, fstabScript)
+	out, reached, err := m.lookInGuest(ctx, e.view, map[string]string{"fix": "no", "gone": yesNo(!incomplete(e.list))}, fstabScript)
 	if err != nil && ctx.Err() == nil {
 		e.find(checkInside, SeverityHint, e.name, "nobody could look inside: "+causeText(err), "stead ssh "+e.name)
 	}

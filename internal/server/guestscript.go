@@ -51,6 +51,16 @@ func (m *Manager) inGuest(ctx context.Context, s *Server, vars map[string]string
 	return out, true, err
 }
 
+// lookInGuest is inGuest for a script that changes nothing.
+func (m *Manager) lookInGuest(ctx context.Context, s *Server, vars map[string]string, script string) (out string, reached bool, err error) {
+	l, looks := m.guest.(Looker)
+	if !looks || s.State != StateRunning {
+		return m.inGuest(ctx, s, vars, script)
+	}
+	out, err = l.Look(ctx, s, guestScript(vars, script))
+	return out, true, err
+}
+
 // guestLines reads what a script said: lines of a word, a tab and text.
 func guestLines(out string) map[string][]string {
 	said := map[string][]string{}

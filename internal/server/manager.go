@@ -51,6 +51,13 @@ type Guest interface {
 	Run(ctx context.Context, s *Server, script string) (string, error)
 }
 
+// Looker is a Guest that tells scripts which change nothing from others: a dry
+// run runs those alone.
+type Looker interface {
+	// Look is Run for a script that only looks.
+	Look(ctx context.Context, s *Server, script string) (string, error)
+}
+
 // Manager keeps the servers of one endpoint and region. It holds no state
 // between calls and may be used from several goroutines.
 type Manager struct {

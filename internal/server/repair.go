@@ -169,7 +169,7 @@ func (m *Manager) openRoot(ctx context.Context, name string, helper *types.Insta
 	r := &Repair{Helper: m.helperView(helper), Disk: diskOf(root, nil)}
 	return r, m.step("open", "the disk of "+name, func() error {
 		said, err := m.inHelper(ctx, helper, map[string]string{
-			"volume": r.Disk.VolumeID, "device": r.Disk.Device, "dir": repairMount(name),
+			"volume": r.Disk.VolumeID, "device": r.Disk.Device, "dir": RepairMount(name),
 		}, openScript, "stead repair "+name+", or with --finish to put the disk back")
 		if err != nil {
 			return err
@@ -186,8 +186,8 @@ func firstOf(list []string) string {
 	return list[0]
 }
 
-// repairMount is where a helper mounts a server's root.
-func repairMount(name string) string { return "/mnt/" + name }
+// RepairMount is where a helper mounts a server's root.
+func RepairMount(name string) string { return "/mnt/" + name }
 
 // RepairFinish puts a server's root back, starts the server if it ran before,
 // and removes the helper. force goes on where the helper doesn't let go of the
@@ -250,7 +250,7 @@ func (m *Manager) freeRoot(ctx context.Context, w *world, root *types.Volume, fo
 	}
 	if stateOf(helper) == types.InstanceStateNameRunning {
 		err := m.step("unmount", id, func() error {
-			_, err := m.inHelper(ctx, helper, map[string]string{"volume": id, "device": attachedAs(root), "dir": repairMount(w.name)},
+			_, err := m.inHelper(ctx, helper, map[string]string{"volume": id, "device": attachedAs(root), "dir": RepairMount(w.name)},
 				closeScript, "stead repair "+w.name+" --finish --force, at the risk of what wasn't written yet")
 			return err
 		})
