@@ -47,13 +47,17 @@ func (b *bench) foreign() string {
 	})
 	b.check(err)
 	id := *out.Instances[0].InstanceId
-	b.check(ec2.NewInstanceRunningWaiter(b.client, func(o *ec2.InstanceRunningWaiterOptions) { o.MinDelay, o.MaxDelay = time.Millisecond, time.Second }).
+	b.check(ec2.NewInstanceRunningWaiter(b.client, func(o *ec2.InstanceRunningWaiterOptions) { o.MinDelay, o.MaxDelay = soon, late }).
 		Wait(ctx, &ec2.DescribeInstancesInput{InstanceIds: []string{id}}, time.Minute))
 	return id
 }
 
 func TestAdoptInstance(t *testing.T) {
-	b := newBench(t, nil)
+	t.Parallel()
+	onBoth(t, testAdoptInstance)
+}
+
+func testAdoptInstance(t *testing.T, b *bench, _ *killer) {
 	m := b.manager(b.client)
 	ctx := t.Context()
 	id := b.foreign()
@@ -96,6 +100,7 @@ func TestAdoptInstance(t *testing.T) {
 }
 
 func TestMachineAdoptKilledAtEveryCall(t *testing.T) {
+	t.Parallel()
 	k := &killer{}
 	b := newBench(t, k)
 	m := b.manager(b.client)
@@ -140,6 +145,7 @@ func (b *bench) loose(m *server.Manager) *server.Server {
 }
 
 func TestMachineAdoptDisksKilledAtEveryCall(t *testing.T) {
+	t.Parallel()
 	k := &killer{}
 	b := newBench(t, k)
 	m := b.manager(b.client)

@@ -54,6 +54,7 @@ func (s *strictTokens) DescribeInstances(ctx context.Context, in *ec2.DescribeIn
 // A name whose server is gone for good is free for another one, whatever the
 // first was made with.
 func TestCreateAgainWithOtherOptions(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	ctx := t.Context()
 	m := b.manager(&strictTokens{EC2: b.client, used: map[string]string{}})

@@ -13,6 +13,7 @@ import (
 )
 
 func TestMachineCloneKilledAtEveryCall(t *testing.T) {
+	t.Parallel()
 	k := &killer{}
 	b := newBench(t, k)
 	m := b.manager(b.client)
@@ -53,7 +54,11 @@ func TestMachineCloneKilledAtEveryCall(t *testing.T) {
 }
 
 func TestClone(t *testing.T) {
-	b := newBench(t, nil)
+	t.Parallel()
+	onBoth(t, testClone)
+}
+
+func testClone(t *testing.T, b *bench, _ *killer) {
 	api := &launches{EC2: b.client}
 	m := b.manager(api)
 	ctx := t.Context()

@@ -36,6 +36,7 @@ func (o *oneShort) RunInstances(ctx context.Context, in *ec2.RunInstancesInput, 
 // Several at once: what fails is named, what is made stays, and the same call
 // makes the rest.
 func TestCreateMany(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	api := &oneShort{EC2: b.client, short: "web-2"}
 	m := b.manager(api)
@@ -63,6 +64,7 @@ func TestCreateMany(t *testing.T) {
 // Each is a create of its own, which is killed at every call elsewhere: here
 // it is a few calls among those of all.
 func TestMachineCreateManyKilled(t *testing.T) {
+	t.Parallel()
 	for _, at := range []int{3, 8, 15} {
 		k := &killer{}
 		b := newBench(t, k)
@@ -88,6 +90,7 @@ func TestMachineCreateManyKilled(t *testing.T) {
 // The facts of the data disks are in their tags from the first, whatever kills
 // the create.
 func TestMachineCreateRaidKilledAtEveryCall(t *testing.T) {
+	t.Parallel()
 	k := &killer{}
 	b := newBench(t, k)
 	m := b.manager(b.client)

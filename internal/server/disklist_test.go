@@ -21,6 +21,7 @@ func (b *bench) listed(m *server.Manager, want string) {
 // The list of a server's disks stays true while disks come and go, and a rescue
 // misses none that was taken out on purpose.
 func TestVolumesAreListed(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	m := b.manager(b.client)
 	web, err := m.Create(t.Context(), b.faultOptions())
@@ -74,6 +75,7 @@ func (b *bench) volumesComeAndGo(m *server.Manager, root string) error {
 // A disk that somebody deleted behind the server's back stays listed, so that a
 // rescue tells of it, whatever other disks come and go.
 func TestLostDiskStaysListed(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	m := b.manager(b.client)
 	web, err := m.Create(t.Context(), b.faultOptions())
@@ -88,6 +90,7 @@ func TestLostDiskStaysListed(t *testing.T) {
 }
 
 func TestMachineVolumeListKilledAtEveryCall(t *testing.T) {
+	t.Parallel()
 	for _, detached := range []bool{false, true} {
 		t.Run(map[bool]string{false: "running", true: "detached"}[detached], func(t *testing.T) {
 			k := &killer{}

@@ -48,6 +48,7 @@ func failures(list map[string]server.Finding) []string {
 // Trap 1, the doctor's side: a disk that would go with the instance is found,
 // with whatever else guards it, and mended without touching what is right.
 func TestTrap01DoctorKeepsDisks(t *testing.T) {
+	t.Parallel()
 	k := &killer{}
 	b := newBench(t, k)
 	m := b.manager(b.client)
@@ -100,6 +101,7 @@ func TestTrap01DoctorKeepsDisks(t *testing.T) {
 
 // A disk that is left out is plugged in again, killed at every call.
 func TestDoctorPlugsDiskIn(t *testing.T) {
+	t.Parallel()
 	k := &killer{}
 	b := newBench(t, k)
 	m := b.manager(b.client)
@@ -110,7 +112,7 @@ func TestDoctorPlugsDiskIn(t *testing.T) {
 		func(int) {
 			_, err := b.client.DetachVolume(t.Context(), &ec2.DetachVolumeInput{VolumeId: &data, InstanceId: &s.InstanceID, Device: aws.String("/dev/sdf")})
 			b.check(err)
-			b.check(ec2.NewVolumeAvailableWaiter(b.client).Wait(t.Context(), &ec2.DescribeVolumesInput{VolumeIds: []string{data}}, waitLong))
+			b.available(data)
 			b.doomRoot(s.InstanceID)
 			if f := b.examined(m, false)["plugged-in"]; f.Resource != data || !f.Fixable {
 				t.Errorf("the disk that is out is %+v", f)
@@ -141,6 +143,7 @@ func (b *bench) doomRoot(instanceID string) {
 // What is old, incomplete or unfinished is found too, on a server that has no
 // instance as well.
 func TestTrap13DoctorPointsOutGp2(t *testing.T) {
+	t.Parallel()
 	k := &killer{}
 	b := newBench(t, k)
 	m := b.manager(b.client)
@@ -150,7 +153,7 @@ func TestTrap13DoctorPointsOutGp2(t *testing.T) {
 	b.check(err)
 	old, err := b.client.CreateVolume(t.Context(), &ec2.CreateVolumeInput{AvailabilityZone: &s.Zone, Size: aws.Int32(1), VolumeType: types.VolumeTypeGp2})
 	b.check(err)
-	b.check(ec2.NewVolumeAvailableWaiter(b.client).Wait(t.Context(), &ec2.DescribeVolumesInput{VolumeIds: []string{*old.VolumeId}}, waitLong))
+	b.available(*old.VolumeId)
 	_, err = m.VolumeAttach(t.Context(), *old.VolumeId, "web", "")
 	b.check(err)
 	_, err = m.Snapshot(t.Context(), "web", server.SnapshotOptions{Wait: true})
@@ -196,6 +199,7 @@ func (g localGuest) Run(ctx context.Context, _ *server.Server, script string) (s
 }
 
 func TestDoctorMendsFstab(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	_, err := b.manager(b.client).Create(t.Context(), b.faultOptions())
 	b.check(err)
@@ -254,6 +258,7 @@ UUID=1-4 /srv xfs defaults,nofail 0 2
 // A line whose disk isn't there is none of doctor's business while the server
 // lacks a disk of its own: that may be the one.
 func TestDoctorKeepsLinesOfUnpluggedDisks(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	o := b.faultOptions()
 	s, err := b.manager(b.client).Create(t.Context(), o)
@@ -266,6 +271,7 @@ func TestDoctorKeepsLinesOfUnpluggedDisks(t *testing.T) {
 	b.check(os.WriteFile(fstab, []byte(before), 0o640))
 	_, err = b.client.DetachVolume(t.Context(), &ec2.DetachVolumeInput{VolumeId: &s.Data[0].VolumeID, InstanceId: &s.InstanceID, Device: &s.Data[0].Device})
 	b.check(err)
+	b.available(s.Data[0].VolumeID)
 	m := server.New(server.Config{EC2: b.client, Region: b.region, Guest: localGuest{fstab}})
 	for range 2 { // the first plugs it in
 		list := b.examined(m, true)

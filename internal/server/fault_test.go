@@ -192,6 +192,7 @@ func (b *bench) clear(m *server.Manager) {
 }
 
 func TestMachineCreateKilledAtEveryCall(t *testing.T) {
+	t.Parallel()
 	k := &killer{}
 	b := newBench(t, k)
 	m := b.manager(b.client)
@@ -202,6 +203,7 @@ func TestMachineCreateKilledAtEveryCall(t *testing.T) {
 }
 
 func TestMachineTerminateKilledAtEveryCall(t *testing.T) {
+	t.Parallel()
 	k := &killer{}
 	b := newBench(t, k)
 	m := b.manager(b.client)
@@ -226,6 +228,7 @@ func TestMachineTerminateKilledAtEveryCall(t *testing.T) {
 }
 
 func TestMachineSwapKilledAtEveryCall(t *testing.T) {
+	t.Parallel()
 	rescueKilledAtEveryCall(t, server.RescueSwap, func(b *bench, m *server.Manager, before *server.Server, _ int) {
 		b.whole(m, 2)
 		if s, err := m.Get(t.Context(), "web"); err != nil || disks(s)[0] != disks(before)[0] || disks(s)[1] != disks(before)[1] {
@@ -235,6 +238,7 @@ func TestMachineSwapKilledAtEveryCall(t *testing.T) {
 }
 
 func TestMachineSnapshotRescueKilledAtEveryCall(t *testing.T) {
+	t.Parallel()
 	rescueKilledAtEveryCall(t, server.RescueSnapshot, func(b *bench, m *server.Manager, _ *server.Server, at int) {
 		// Each rescue leaves its two old disks, two snapshots, one image.
 		b.whole(m, 2+2*at)
@@ -260,6 +264,7 @@ func rescueKilledAtEveryCall(t *testing.T, by server.RescueBy, check func(b *ben
 }
 
 func TestThrottled(t *testing.T) {
+	t.Parallel()
 	k := &killer{throttle: 12}
 	b := newBench(t, k)
 	m := b.manager(b.client)
@@ -273,6 +278,7 @@ func TestThrottled(t *testing.T) {
 }
 
 func TestTwoRescuesAtOnce(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	m := b.manager(b.client)
 	_, err := m.Create(t.Context(), b.faultOptions())

@@ -43,6 +43,7 @@ func (a ailing) DescribeVolumeStatus(_ context.Context, in *ec2.DescribeVolumeSt
 // A machine that stands still shows why, and an endpoint without status checks
 // costs nothing.
 func TestImpairedServerWarns(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	_, err := b.manager(b.client).Create(t.Context(), b.faultOptions())
 	b.check(err)

@@ -39,6 +39,7 @@ func (b *bench) registered(name, snapshot string) string {
 // TestImageRemoveKilledAtEveryCall copies an image and removes the copy, each
 // time killed somewhere else, and looks for snapshots that nobody knows any more.
 func TestImageRemoveKilledAtEveryCall(t *testing.T) {
+	t.Parallel()
 	k := &killer{}
 	b := newBench(t, k)
 	m := b.manager(b.client)
@@ -77,6 +78,7 @@ func TestImageRemoveKilledAtEveryCall(t *testing.T) {
 
 // TestImageRemoveKeepsWhatIsUsed names who uses an image and its snapshots.
 func TestImageRemoveKeepsWhatIsUsed(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	m, ctx := b.manager(b.client), t.Context()
 	out, err := b.client.DescribeImages(ctx, &ec2.DescribeImagesInput{ImageIds: []string{b.imageID}})

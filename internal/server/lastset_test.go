@@ -64,7 +64,7 @@ func (b *bench) endByHand(id string) {
 	b.check(err)
 	_, err = b.client.TerminateInstances(ctx, &ec2.TerminateInstancesInput{InstanceIds: []string{id}})
 	b.check(err)
-	b.check(ec2.NewInstanceTerminatedWaiter(b.client, func(o *ec2.InstanceTerminatedWaiterOptions) { o.MinDelay, o.MaxDelay = time.Millisecond, time.Second }).
+	b.check(ec2.NewInstanceTerminatedWaiter(b.client, func(o *ec2.InstanceTerminatedWaiterOptions) { o.MinDelay, o.MaxDelay = soon, late }).
 		Wait(ctx, &ec2.DescribeInstancesInput{InstanceIds: []string{id}}, time.Minute))
 }
 
@@ -87,6 +87,7 @@ func (b *bench) tapesOf(m *server.Manager, id string) map[string]string {
 // use it and end it. What it wrote must be in the set that the next purge
 // goes by.
 func TestPurgeTrustsNoSetFromBeforeOtherTools(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	ctx := t.Context()
 	cut := &meddled{EC2: b.client, terminate: func() error { return errCut }}
@@ -116,6 +117,7 @@ func TestPurgeTrustsNoSetFromBeforeOtherTools(t *testing.T) {
 // elsewhere. The set that the next one goes by has the old snapshot of the
 // disk that is gone, and a new one of the root.
 func TestPurgeCompletesItsSetAnew(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	ctx := t.Context()
 	cut := &meddled{EC2: b.client, deleted: func() error { return errCut }}
@@ -147,6 +149,7 @@ func TestPurgeCompletesItsSetAnew(t *testing.T) {
 
 // Another tool starts the server between its last snapshots and its end.
 func TestPurgeRacingWithAStart(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	ctx := t.Context()
 	raced := &meddled{EC2: b.client}
@@ -175,6 +178,7 @@ func TestPurgeRacingWithAStart(t *testing.T) {
 // The last snapshot of a single disk is a set, of which a restore brings the
 // disk back.
 func TestLastSnapshotOfADiskIsASet(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	ctx := t.Context()
 	m := b.manager(b.client)

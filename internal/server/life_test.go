@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -33,7 +32,11 @@ func disks(s *server.Server) []string {
 }
 
 func TestLife(t *testing.T) {
-	b := newBench(t, nil)
+	t.Parallel()
+	onBoth(t, testLife)
+}
+
+func testLife(t *testing.T, b *bench, _ *killer) {
 	m := b.manager(b.client)
 	ctx := t.Context()
 
@@ -175,7 +178,11 @@ func (b *bench) rescueSnapshot(m *server.Manager, old *server.Server) {
 }
 
 func TestSnapshotsAndLostDisks(t *testing.T) {
-	b := newBench(t, nil)
+	t.Parallel()
+	onBoth(t, testSnapshotsAndLostDisks)
+}
+
+func testSnapshotsAndLostDisks(t *testing.T, b *bench, _ *killer) {
 	m := b.manager(b.client)
 	ctx := t.Context()
 	web, err := m.Create(ctx, b.webOptions())
@@ -214,6 +221,7 @@ func TestSnapshotsAndLostDisks(t *testing.T) {
 }
 
 func TestVolumes(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	m := b.manager(b.client)
 	ctx := t.Context()
@@ -258,6 +266,7 @@ func TestVolumes(t *testing.T) {
 }
 
 func TestTerminateRepairsDisks(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	m := b.manager(b.client)
 	ctx := t.Context()
@@ -278,8 +287,7 @@ func TestTerminateRepairsDisks(t *testing.T) {
 	}
 	own, err := b.client.CreateVolume(ctx, &ec2.CreateVolumeInput{AvailabilityZone: &web.Zone, Size: aws.Int32(3)})
 	b.check(err)
-	b.check(ec2.NewVolumeAvailableWaiter(b.client, func(o *ec2.VolumeAvailableWaiterOptions) { o.MinDelay, o.MaxDelay = time.Millisecond, time.Second }).
-		Wait(ctx, &ec2.DescribeVolumesInput{VolumeIds: []string{*own.VolumeId}}, time.Minute))
+	b.available(*own.VolumeId)
 	_, err = b.client.AttachVolume(ctx, &ec2.AttachVolumeInput{VolumeId: own.VolumeId, InstanceId: &web.InstanceID, Device: aws.String("/dev/sdk")})
 	b.check(err)
 	gone, err := m.Terminate(ctx, "web")
@@ -290,12 +298,10 @@ func TestTerminateRepairsDisks(t *testing.T) {
 }
 
 func TestImages(t *testing.T) {
-	b := newBench(t, nil)
+	t.Parallel()
+	b := newForeignBench(t, nil)
 	m := b.manager(b.client)
 	ctx := t.Context()
-	if !b.isMoto() {
-		t.Skip("about moto's own images")
-	}
 	al, err := m.ResolveImage(ctx, "al2023", "")
 	if err != nil || al.ID != "ami-0a00000000000003" || al.Arch != "x86_64" || al.User != "ec2-user" {
 		t.Errorf("al2023 is %+v, %v", al, err)

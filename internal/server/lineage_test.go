@@ -33,6 +33,7 @@ func kindsOf(path []server.Node) string {
 // After a rescue by snapshot the new root hangs under the snapshot, that under
 // the old root, and that under the image; also once the old disk is deleted.
 func TestShowLineage(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	m := b.manager(b.client)
 	first, err := m.Create(t.Context(), b.faultOptions())

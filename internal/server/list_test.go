@@ -180,6 +180,7 @@ func BenchmarkList(b *testing.B) {
 // A server of which only snapshots are left is told apart from one that has
 // disks, and what its root recorded is shown.
 func TestListAllShowsSnapshotsOnly(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	m := b.manager(b.client)
 	_, err := m.Create(t.Context(), b.faultOptions())

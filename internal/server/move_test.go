@@ -9,6 +9,7 @@ import (
 )
 
 func TestMachineMoveKilledAtEveryCall(t *testing.T) {
+	t.Parallel()
 	k := &killer{}
 	b := newBench(t, k)
 	m := b.manager(b.client)

@@ -16,11 +16,7 @@ import (
 // farBench is another region of a bench's account.
 func (b *bench) farBench(rt http.RoundTripper) *bench {
 	b.t.Helper()
-	far := &bench{t: b.t, url: b.url, account: b.account, sshd: b.sshd, ssm: b.ssm, imageID: b.imageID}
-	moto.Lock()
-	far.region = motoRegions[moto.benches%len(motoRegions)]
-	moto.benches++
-	moto.Unlock()
+	far := &bench{t: b.t, site: b.site, region: freeFarRegion(b.t), account: b.account, sshd: b.sshd, ssm: b.ssm, imageID: b.imageID}
 	far.client = far.through(rt)
 	return far
 }
@@ -33,6 +29,7 @@ func (b *bench) linked(far *bench) *server.Manager {
 }
 
 func TestMachineMoveRegionKilledAtEveryCall(t *testing.T) {
+	t.Parallel()
 	k := &killer{}
 	b := newBench(t, k)
 	far := b.farBench(k)
@@ -62,6 +59,7 @@ func TestMachineMoveRegionKilledAtEveryCall(t *testing.T) {
 }
 
 func TestMachineMoveRegionReleaseKilledAtEveryCall(t *testing.T) {
+	t.Parallel()
 	k := &killer{}
 	b := newBench(t, k)
 	far := b.farBench(k)
@@ -89,6 +87,7 @@ func TestMachineMoveRegionReleaseKilledAtEveryCall(t *testing.T) {
 }
 
 func TestMoveRegionRefuses(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	far := b.farBench(nil)
 	m := b.linked(far)

@@ -53,6 +53,7 @@ func (b *orphanage) found(m *server.Manager) map[string]server.Orphan {
 // Trap 15: what is left unattached, half made or forgotten is found with its
 // reason and price, what belongs to a server is not, and nothing is deleted.
 func TestTrap15OrphansAreFound(t *testing.T) {
+	t.Parallel()
 	k := &killer{}
 	b := newOrphanage(newBench(t, k))
 	m, priced := b.manager(b.client), b.priced(b.client)
@@ -66,7 +67,7 @@ func TestTrap15OrphansAreFound(t *testing.T) {
 
 	loose, err := b.client.CreateVolume(t.Context(), &ec2.CreateVolumeInput{AvailabilityZone: aws.String(b.region + "a"), Size: aws.Int32(10), VolumeType: types.VolumeTypeGp3})
 	b.check(err)
-	b.check(ec2.NewVolumeAvailableWaiter(b.client).Wait(t.Context(), &ec2.DescribeVolumesInput{VolumeIds: []string{*loose.VolumeId}}, waitLong))
+	b.available(*loose.VolumeId)
 	tape, err := b.client.CreateSnapshot(t.Context(), &ec2.CreateSnapshotInput{VolumeId: loose.VolumeId})
 	b.check(err)
 	address, err := b.client.AllocateAddress(t.Context(), &ec2.AllocateAddressInput{Domain: types.DomainTypeVpc})
@@ -138,6 +139,7 @@ func TestTrap15OrphansAreFound(t *testing.T) {
 // What is left of a server without disks is its own as long as it can come
 // back from it, and an orphan after that.
 func TestOrphansOfVanishedServer(t *testing.T) {
+	t.Parallel()
 	b := newOrphanage(newBench(t, nil))
 	m := b.manager(b.client)
 	_, err := m.Create(t.Context(), b.faultOptions())
@@ -168,6 +170,7 @@ func TestOrphansOfVanishedServer(t *testing.T) {
 // What a server costs on the endpoint, with snapshots as a range, and where it
 // tells no prices of its own none are made up.
 func TestCosts(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	m := b.manager(b.client)
 	_, err := m.Create(t.Context(), b.webOptions())

@@ -46,6 +46,7 @@ func (b *bench) setIDs(m *server.Manager) []string {
 // A prune never deletes what an image is made of, the newest complete set, or
 // what is left of a set that holds a disk's last snapshot.
 func TestTrap15Prune(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	ctx := t.Context()
 	m := b.manager(b.client)
@@ -125,6 +126,7 @@ func (b *bench) keepsImages(id, snapshot string) bool {
 }
 
 func TestPruneKilledAtEveryCall(t *testing.T) {
+	t.Parallel()
 	k := &killer{}
 	b := newBench(t, k)
 	m := b.manager(b.client)

@@ -23,6 +23,7 @@ func (b *bench) nothingLeft(snapshots int) {
 }
 
 func TestMachinePurgeKilledAtEveryCall(t *testing.T) {
+	t.Parallel()
 	k := &killer{}
 	b := newBench(t, k)
 	m := b.manager(b.client)
@@ -60,6 +61,7 @@ func TestMachinePurgeKilledAtEveryCall(t *testing.T) {
 }
 
 func TestPurge(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	m := b.manager(b.client)
 	ctx := t.Context()
@@ -101,6 +103,7 @@ func TestPurge(t *testing.T) {
 // A purge that was cut off before its end leaves marks on the disks. What the
 // server wrote since is in no set of that day: the next purge takes its own.
 func TestPurgeTakesNoOldSetForTheLast(t *testing.T) {
+	t.Parallel()
 	for _, ended := range []bool{false, true} {
 		b := newBench(t, nil)
 		m := b.manager(b.client)
@@ -134,6 +137,7 @@ func TestPurgeTakesNoOldSetForTheLast(t *testing.T) {
 // A server that was renamed keeps a group of its old name. Who has that name
 // now must not take the group away.
 func TestPurgeLeavesTheGroupOfARenamedServer(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	m := b.manager(b.client)
 	ctx := t.Context()
@@ -159,6 +163,7 @@ func TestPurgeLeavesTheGroupOfARenamedServer(t *testing.T) {
 // Who starts or rescues a server takes back a purge that was cut off: its last
 // set doesn't show what is written from then on.
 func TestStartAndRescueTakeBackAPurge(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	m := b.manager(b.client)
 	ctx := t.Context()

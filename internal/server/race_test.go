@@ -59,6 +59,7 @@ func (o *oneLaunch) StopInstances(ctx context.Context, in *ec2.StopInstancesInpu
 // However many rescue a server at once, all of them come back with the same
 // one.
 func TestManyRescuesAtOnce(t *testing.T) {
+	t.Parallel()
 	const rescuers, rounds = 5, 2
 	b := newBench(t, nil)
 	m := b.manager(b.client)

@@ -13,6 +13,7 @@ import (
 // Killed after any call and repeated, all of a server has its new name, and
 // nothing its old.
 func TestMachineRenameKilledAtEveryCall(t *testing.T) {
+	t.Parallel()
 	k := &killer{}
 	b := newBench(t, k)
 	m := b.manager(b.client)
@@ -58,6 +59,7 @@ func TestMachineRenameKilledAtEveryCall(t *testing.T) {
 
 // The old name is free for another server, which gets a firewall of its own.
 func TestRenamedNameIsFree(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	m := b.manager(b.client)
 	ctx := t.Context()

@@ -62,6 +62,7 @@ func (b *bench) noHelpers() {
 }
 
 func TestMachineRepairKilledAtEveryCall(t *testing.T) {
+	t.Parallel()
 	k := &killer{}
 	b := newBench(t, k)
 	m := b.guarded(b.client, &fakeGuest{})
@@ -110,6 +111,7 @@ func (w *watcher) AttachVolume(ctx context.Context, in *ec2.AttachVolumeInput, o
 // together when a machine boots. The helper gets the root after it has booted,
 // and gives it back before it goes.
 func TestTrap07RepairPlugsInAfterBoot(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	w := &watcher{EC2: b.client, b: b}
 	m := b.guarded(w, &fakeGuest{})
@@ -155,6 +157,7 @@ func second[T any](_ T, err error) error { return err }
 
 // A server without an instance is repaired too, and stays without one.
 func TestRepairDetached(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	ill := errors.New("the file system is in use")
 	g := &fakeGuest{}
@@ -191,6 +194,7 @@ func (noHelper) RunInstances(context.Context, *ec2.RunInstancesInput, ...func(*e
 
 // A helper that can't be had leaves the server as it was, and running.
 func TestRepairWithoutRoom(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	m := b.manager(b.client)
 	_, err := m.Create(t.Context(), b.faultOptions())

@@ -19,8 +19,11 @@ func (b *bench) bareOptions() server.CreateOptions {
 // where it has one, and by swap where it hasn't (moto), and is kept on
 // termination; killed at any call.
 func TestMachineTrap06ReplaceRootKilledAtEveryCall(t *testing.T) {
-	k := &killer{}
-	b := newBench(t, k)
+	t.Parallel()
+	onBoth(t, testMachineTrap06ReplaceRootKilledAtEveryCall)
+}
+
+func testMachineTrap06ReplaceRootKilledAtEveryCall(t *testing.T, b *bench, k *killer) {
 	m := b.manager(b.client)
 	web, err := m.Create(t.Context(), b.bareOptions())
 	b.check(err)
@@ -46,6 +49,7 @@ func TestMachineTrap06ReplaceRootKilledAtEveryCall(t *testing.T) {
 // Data disks must be there before the root's first boot, which a task can't
 // promise.
 func TestTrap06ReplaceRootRefusesDataDisks(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	m := b.manager(b.client)
 	_, err := m.Create(t.Context(), b.faultOptions())

@@ -15,6 +15,7 @@ import (
 )
 
 func TestResize(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	m := b.manager(b.client)
 	ctx := t.Context()
@@ -76,6 +77,7 @@ func TestResize(t *testing.T) {
 }
 
 func TestMachineResizeKilledAtEveryCall(t *testing.T) {
+	t.Parallel()
 	k := &killer{}
 	b := newBench(t, k)
 	m := b.manager(b.client)
@@ -122,6 +124,7 @@ func (n noRoom) StartInstances(ctx context.Context, in *ec2.StartInstancesInput,
 // Trap 13: a type for which there is no room must not cost the server that
 // ran.
 func TestTrap13ResizeGoesBackWhereThereIsNoRoom(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	m := b.manager(noRoom{b.client, b, "t3.large"})
 	_, err := m.Create(t.Context(), b.faultOptions())
@@ -143,6 +146,7 @@ func (fullVolume) ModifyVolume(context.Context, *ec2.ModifyVolumeInput, ...func(
 // Trap 13: a volume can be changed four times in 24 hours, and the error says
 // until when.
 func TestTrap13ResizeTooOften(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	m := b.manager(b.client)
 	s, err := m.Create(t.Context(), b.faultOptions())
@@ -168,6 +172,7 @@ func (noModify) ModifyVolume(context.Context, *ec2.ModifyVolumeInput, ...func(*e
 }
 
 func TestResizeUnsupported(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	s, err := b.manager(b.client).Create(t.Context(), b.faultOptions())
 	b.check(err)

@@ -56,6 +56,7 @@ func (b *bench) quietServer(m *server.Manager) (*server.Server, *server.Snapshot
 }
 
 func TestMachineRestoreKilledAtEveryCall(t *testing.T) {
+	t.Parallel()
 	k := &killer{}
 	b := newBench(t, k)
 	m := b.manager(b.client)
@@ -83,6 +84,7 @@ func TestMachineRestoreKilledAtEveryCall(t *testing.T) {
 }
 
 func TestMachineRescueFromSetKilledAtEveryCall(t *testing.T) {
+	t.Parallel()
 	k := &killer{}
 	b := newBench(t, k)
 	m := b.manager(b.client)
@@ -116,6 +118,7 @@ func TestMachineRescueFromSetKilledAtEveryCall(t *testing.T) {
 // One part of a set goes back, the rest stays; and a server that doesn't run
 // isn't started.
 func TestRestorePart(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	m := b.manager(b.client)
 	ctx := t.Context()
@@ -154,6 +157,7 @@ func TestRestorePart(t *testing.T) {
 
 // A restore that isn't finished says so to every other verb.
 func TestRestoreUnfinished(t *testing.T) {
+	t.Parallel()
 	k := &killer{}
 	b := newBench(t, k)
 	m := b.manager(b.client)
@@ -191,6 +195,7 @@ func TestRestoreUnfinished(t *testing.T) {
 // The newest set is another one once the disks have theirs taken as they were
 // before: the same command goes on with that which it began with.
 func TestRestoreLatestKilled(t *testing.T) {
+	t.Parallel()
 	k := &killer{}
 	b := newBench(t, k)
 	m := b.manager(b.client)
@@ -211,6 +216,7 @@ func TestRestoreLatestKilled(t *testing.T) {
 
 // A data disk that is gone is noticed, told and brought back only when asked.
 func TestRescueWithoutADisk(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	m := b.manager(b.client)
 	ctx := t.Context()
@@ -241,6 +247,7 @@ func TestRescueWithoutADisk(t *testing.T) {
 
 // TestTrap05ZoneBySnapshot: the way by snapshot and image crosses zones.
 func TestTrap05And13ZoneBySnapshot(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	m := b.manager(b.client)
 	ctx := t.Context()
@@ -267,6 +274,7 @@ func TestTrap05And13ZoneBySnapshot(t *testing.T) {
 // TestTrap13NoRoom: a launch for which there is no room changes nothing and
 // says where there may be some.
 func TestTrap13NoRoomForTheStandIn(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	m := b.manager(b.client)
 	ctx := t.Context()
@@ -308,6 +316,7 @@ func (l *launches) RunInstances(ctx context.Context, in *ec2.RunInstancesInput, 
 // TestTrap12PrivateAddress: a rescue asks for the private address that the
 // server had, and does without when that is somebody else's.
 func TestTrap12PrivateAddress(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	api := &launches{EC2: b.client}
 	m := b.manager(api)
@@ -356,6 +365,7 @@ func (b *bench) warned(text string) bool {
 // that was cut off while it waited for the server must not exchange them again:
 // that would take away what was written since.
 func TestRestoreExchangesOnce(t *testing.T) {
+	t.Parallel()
 	k := &killer{}
 	b := newBench(t, k)
 	m := b.manager(b.client)

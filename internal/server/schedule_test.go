@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -118,25 +117,26 @@ func (s *shelf) TagResource(_ context.Context, in *dlm.TagResourceInput, _ ...fu
 }
 
 func (b *bench) sts() *sts.Client {
-	return sts.New(sts.Options{Region: b.region, BaseEndpoint: &b.url, HTTPClient: b.http(nil), Credentials: credentials(), APIOptions: []func(*middleware.Stack) error{noteCalls}})
+	return sts.New(sts.Options{Region: b.region, BaseEndpoint: &b.url, HTTPClient: b.http(nil), Credentials: b.keys, APIOptions: []func(*middleware.Stack) error{noteCalls}})
 }
 
 // dlm is a client of the endpoint, whether or not it has such.
 func (b *bench) dlm() *dlm.Client {
-	return dlm.New(dlm.Options{Region: b.region, BaseEndpoint: &b.url, HTTPClient: b.http(nil), Credentials: credentials(), APIOptions: []func(*middleware.Stack) error{noteCalls}})
+	return dlm.New(dlm.Options{Region: b.region, BaseEndpoint: &b.url, HTTPClient: b.http(nil), Credentials: b.keys, APIOptions: []func(*middleware.Stack) error{noteCalls}})
 }
 
 // scheduling is a Manager with schedules: the endpoint's own, or a shelf's.
 func (b *bench) scheduling() (*server.Manager, *shelf) {
 	c, s := b.config(b.client), newShelf()
 	c.STS, c.DLM = b.sts(), s
-	if os.Getenv("STEAD_TEST_EC2_URL") != "" {
+	if !b.isMoto() {
 		c.DLM = b.dlm()
 	}
 	return server.New(c), s
 }
 
 func TestSchedule(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	ctx := t.Context()
 	m, shelf := b.scheduling()
@@ -192,10 +192,8 @@ func TestSchedule(t *testing.T) {
 
 // An endpoint without DLM is told of, with the line that does the same.
 func TestScheduleWithoutDLM(t *testing.T) {
-	b := newBench(t, nil)
-	if !b.isMoto() {
-		t.Skip("it has one")
-	}
+	t.Parallel()
+	b := newForeignBench(t, nil)
 	ctx := t.Context()
 	c := b.config(b.client)
 	c.DLM, c.STS = b.dlm(), b.sts()
@@ -219,6 +217,7 @@ func TestScheduleWithoutDLM(t *testing.T) {
 
 // DLM acts as a role. That it isn't there is the usual failure on AWS.
 func TestTrap16DLMRole(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	c, s := b.config(b.client), newShelf()
 	c.DLM, c.STS = s, b.sts()
@@ -252,6 +251,7 @@ func TestTrap16DLMRole(t *testing.T) {
 // CreateLifecyclePolicy takes no client token: it is looked for before it is
 // made again, and one too many goes.
 func TestTrap16DLMKilledAtEveryCall(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	c, s := b.config(b.client), newShelf()
 	c.DLM, c.STS = s, b.sts()

@@ -42,10 +42,11 @@ func (b *bench) policyRun(s *server.Server, more ...types.Tag) {
 	inv := b.inventory()
 	for _, id := range disks(s) {
 		tags := append(slices.Clone(inv.volumes[id].Tags), types.Tag{Key: aws.String(asPolicy), Value: aws.String("policy-1")}, types.Tag{Key: aws.String(asSchedule), Value: aws.String("stead")})
-		_, err := b.client.CreateSnapshot(context.Background(), &ec2.CreateSnapshotInput{
+		made, err := b.client.CreateSnapshot(context.Background(), &ec2.CreateSnapshotInput{
 			VolumeId: &id, TagSpecifications: []types.TagSpecification{{ResourceType: types.ResourceTypeSnapshot, Tags: append(tags, more...)}},
 		})
 		b.check(err)
+		b.completed(*made.SnapshotId)
 	}
 }
 
@@ -53,6 +54,7 @@ func (b *bench) policyRun(s *server.Server, more ...types.Tag) {
 // Its disks are of one instant only where the policy says so: one that goes by
 // volumes takes each at another moment.
 func TestScheduledSetComesBack(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	c := b.config(lifecycle{b.client})
 	c.DLM, c.STS = newShelf(), b.sts()

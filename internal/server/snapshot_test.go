@@ -39,7 +39,11 @@ func (b *bench) running(m *server.Manager, o server.CreateOptions) *server.Serve
 // Disks that are written to together are taken together, or not at all: half
 // an array of one instant and half of another is no array.
 func TestTrap09OneInstant(t *testing.T) {
-	b := newBench(t, nil)
+	t.Parallel()
+	onBoth(t, testTrap09OneInstant)
+}
+
+func testTrap09OneInstant(t *testing.T, b *bench, _ *killer) {
 	ctx := t.Context()
 	m := b.manager(b.client)
 	web := b.running(m, b.webOptions())
@@ -113,13 +117,11 @@ func (l *lost) RoundTrip(r *http.Request) (*http.Response, error) {
 // CreateSnapshot and CreateSnapshots take no client token: when an answer is
 // lost, what was made is looked for before anything is made again.
 func TestTrap15LostAnswers(t *testing.T) {
+	t.Parallel()
 	for action, stopped := range map[string]bool{"CreateSnapshots": false, "CreateSnapshot": true} {
 		t.Run(action, func(t *testing.T) {
 			l := &lost{action: action}
-			b := newBench(t, l)
-			if !b.isMoto() && !stopped {
-				t.Skip("a cloud without machines snapshots no running one")
-			}
+			b := newRunningBench(t, l)
 			m := b.manager(b.client)
 			_, err := m.Create(t.Context(), b.faultOptions())
 			b.check(err)
@@ -139,13 +141,12 @@ func TestTrap15LostAnswers(t *testing.T) {
 }
 
 func TestSnapshotKilledAtEveryCall(t *testing.T) {
+	t.Parallel()
+	benches := map[bool]func(*testing.T, http.RoundTripper) *bench{true: newBench, false: newRunningBench}
 	for name, stop := range map[string]bool{"running": false, "stopped": true} {
 		t.Run(name, func(t *testing.T) {
 			k := &killer{}
-			b := newBench(t, k)
-			if !b.isMoto() && !stop {
-				t.Skip("a cloud without machines snapshots no running one")
-			}
+			b := benches[stop](t, k)
 			m := b.manager(b.client)
 			_, err := m.Create(t.Context(), b.faultOptions())
 			b.check(err)
@@ -220,6 +221,7 @@ func (s *tooSoon) CreateSnapshot(ctx context.Context, in *ec2.CreateSnapshotInpu
 }
 
 func TestSnapshotTooSoonWaits(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	m := b.manager(&tooSoon{EC2: b.client, left: 3})
 	o := b.faultOptions()
@@ -282,10 +284,8 @@ func (w *shutter) CreateSnapshots(ctx context.Context, in *ec2.CreateSnapshotsIn
 }
 
 func TestSnapshotFreezes(t *testing.T) {
-	b := newBench(t, nil)
-	if !b.isMoto() {
-		t.Skip("a cloud without machines snapshots no running one")
-	}
+	t.Parallel()
+	b := newRunningBench(t, nil)
 	guest := &frost{}
 	w := &shutter{EC2: b.client, guest: guest}
 	c := b.config(w)

@@ -20,6 +20,7 @@ func tapeGuest() *fakeGuest {
 }
 
 func TestTapeKilledAtEveryCall(t *testing.T) {
+	t.Parallel()
 	k := &killer{}
 	b := newBench(t, k)
 	m := b.guarded(b.client, tapeGuest())

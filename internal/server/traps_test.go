@@ -106,6 +106,7 @@ func (w *warp) TerminateInstances(ctx context.Context, in *ec2.TerminateInstance
 // An endpoint that drops DeleteOnTermination=false at launch gets it said
 // again, and a disk that is doomed later is kept all the same.
 func TestTrap01EveryDiskIsKept(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	api := &warp{EC2: b.client, run: func(in *ec2.RunInstancesInput) {
 		for k := range in.BlockDeviceMappings {
@@ -139,6 +140,7 @@ func TestTrap01EveryDiskIsKept(t *testing.T) {
 // What protect forbids is forbidden until unprotect; what every server has
 // stays after it.
 func TestTrap02Protection(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	m := b.manager(b.client)
 	ctx := t.Context()
@@ -184,6 +186,7 @@ func TestTrap02Protection(t *testing.T) {
 // interrupted, and its request is cancelled before its instance is terminated,
 // once every disk is kept.
 func TestTrap10SpotIsCancelledFirst(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	api := &warp{EC2: b.client, run: func(in *ec2.RunInstancesInput) {
 		in.InstanceMarketOptions = nil // not every endpoint has such a market
@@ -218,6 +221,7 @@ func TestTrap10SpotIsCancelledFirst(t *testing.T) {
 
 // An address is never taken away from a live instance.
 func TestTrap12AddressIsNotStolen(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	api := &warp{EC2: b.client}
 	_, err := b.manager(api).Create(t.Context(), b.faultOptions())
@@ -229,6 +233,7 @@ func TestTrap12AddressIsNotStolen(t *testing.T) {
 
 // An instance that dies at launch says why, and what mends it.
 func TestTrap14DeathAtLaunchIsExplained(t *testing.T) {
+	t.Parallel()
 	for code, remedy := range map[string]string{
 		"Client.VolumeLimitExceeded": "stead volume ls",
 		"Client.InternalError":       "kms:CreateGrant",
@@ -250,6 +255,7 @@ func TestTrap14DeathAtLaunchIsExplained(t *testing.T) {
 // AllocateAddress takes no client token: a create that was cut off in it finds
 // the address by its tag.
 func TestTrap15AddressIsFoundByTag(t *testing.T) {
+	t.Parallel()
 	k := &killer{}
 	b := newBench(t, k)
 	m := b.manager(b.client)
@@ -269,6 +275,7 @@ func TestTrap15AddressIsFoundByTag(t *testing.T) {
 
 // A stop that another command's start overtakes tells so, and doesn't wait.
 func TestStopSeesAnotherStart(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	var again time.Time
 	api := &warp{EC2: b.client, instance: func(i *types.Instance) {
@@ -280,7 +287,7 @@ func TestStopSeesAnotherStart(t *testing.T) {
 	web, err := m.Create(t.Context(), b.faultOptions())
 	b.check(err)
 	api.stopped = func() {
-		b.check(ec2.NewInstanceStoppedWaiter(b.client, func(o *ec2.InstanceStoppedWaiterOptions) { o.MinDelay, o.MaxDelay = time.Millisecond, time.Second }).
+		b.check(ec2.NewInstanceStoppedWaiter(b.client, func(o *ec2.InstanceStoppedWaiterOptions) { o.MinDelay, o.MaxDelay = soon, late }).
 			Wait(t.Context(), &ec2.DescribeInstancesInput{InstanceIds: []string{web.InstanceID}}, time.Minute))
 		_, err := b.client.StartInstances(t.Context(), &ec2.StartInstancesInput{InstanceIds: []string{web.InstanceID}})
 		b.check(err)
@@ -299,6 +306,7 @@ func TestStopSeesAnotherStart(t *testing.T) {
 
 // No room at start or at launch: the error says what to try.
 func TestTrap13NoRoomIsExplained(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	full := &smithy.GenericAPIError{Code: "InsufficientInstanceCapacity", Message: "no room"}
 	m := b.manager(&warp{EC2: b.client, start: func() error { return full }})
@@ -329,6 +337,7 @@ func (f fullHouse) RunInstances(context.Context, *ec2.RunInstancesInput, ...func
 
 // Ports are opened and closed in the group, and the facts say the same.
 func TestOpenAndClose(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	m := b.manager(b.client)
 	ctx := t.Context()

@@ -67,6 +67,7 @@ func (b *bench) ended(m *server.Manager, o server.CreateOptions) *server.Server 
 // called and whatever it was called before. Nor are the two ever attached at
 // once: their file systems have the same UUIDs.
 func TestTrap03And07RootDeviceAndOneRootAtATime(t *testing.T) {
+	t.Parallel()
 	watch := &ledger{}
 	b := newBench(t, watch)
 	m := b.manager(b.client)
@@ -100,6 +101,7 @@ func TestTrap03And07RootDeviceAndOneRootAtATime(t *testing.T) {
 // RegisterImage's own defaults are those of 2006, so each is said; and
 // Encrypted isn't, for it can't be with a snapshot.
 func TestTrap04RegisterImageSaysAll(t *testing.T) {
+	t.Parallel()
 	watch := &ledger{}
 	b := newBench(t, watch)
 	m := b.manager(b.client)

@@ -10,6 +10,7 @@ import (
 )
 
 func TestVolumeMountAndDelete(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	busy := true
 	g := &fakeGuest{answer: func(_ *server.Server, script string) (string, error) {
@@ -85,6 +86,7 @@ func TestVolumeMountAndDelete(t *testing.T) {
 }
 
 func TestMachineVolumeDeleteKilledAtEveryCall(t *testing.T) {
+	t.Parallel()
 	k := &killer{}
 	b := newBench(t, k)
 	m := b.manager(b.client)

@@ -2,15 +2,10 @@ package server_test
 
 import (
 	"bufio"
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -25,123 +20,21 @@ import (
 	"github.com/steadcloud/stead/internal/server"
 )
 
-// The tests' endpoint is moto_server: an EC2 that nobody here wrote. One
-// serves all tests; each has an account of its own, where nothing is yet, and
-// one of these regions, which moto knows.
-//
-// STEAD_TEST_EC2_URL names another endpoint to run them on, with credentials
-// from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, such as `stead cloud run
-// --machines none`. It may have one account only: then each test has a region
-// of its own instead, so that not all of them can run at once. Its regions must
-// be empty, and it is left full.
-var moto struct {
-	sync.Mutex
-	url     string
-	imageID string
-	err     error
-	stop    func()
-	benches int // how many tests have one
-}
-
-var motoRegions = strings.Fields(`us-east-1 us-east-2 us-west-1 us-west-2 eu-west-1 eu-west-2 eu-west-3 eu-central-1 eu-north-1
-	ap-northeast-1 ap-northeast-2 ap-northeast-3 ap-southeast-1 ap-southeast-2 ap-south-1 sa-east-1 ca-central-1`)
-
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if moto.stop != nil {
-		moto.stop()
-	}
-	if err := checkCalls(); err != nil && code == 0 {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-// skip skips, unless skipping is a failure.
-func skip(t *testing.T, format string, args ...any) {
-	t.Helper()
-	if os.Getenv("STEAD_STRICT") == "1" {
-		t.Fatalf(format, args...)
-	}
-	t.Skipf(format, args...)
-}
-
-// startMoto starts moto_server once and returns its URL.
-func startMoto(t *testing.T) string {
-	t.Helper()
-	if url := os.Getenv("STEAD_TEST_EC2_URL"); url != "" {
-		return url
-	}
-	moto.Lock()
-	defer moto.Unlock()
-	if moto.url == "" && moto.err == nil {
-		moto.url, moto.stop, moto.err = runMoto()
-	}
-	if errors.Is(moto.err, exec.ErrNotFound) {
-		skip(t, "moto_server isn't installed: pip install 'moto[server]'")
-	}
-	if moto.err != nil {
-		t.Fatal(moto.err)
-	}
-	return moto.url
-}
-
-func runMoto() (string, func(), error) {
-	path, err := exec.LookPath("moto_server")
-	if err != nil {
-		return "", nil, fmt.Errorf("%w: %w", exec.ErrNotFound, err)
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", nil, err
-	}
-	addr := l.Addr().(*net.TCPAddr)
-	if err := l.Close(); err != nil {
-		return "", nil, err
-	}
-	// A few images: moto's own thousand make each listing slow.
-	amis, err := filepath.Abs("testdata/moto_amis.json")
-	if err != nil {
-		return "", nil, err
-	}
-	cmd := exec.Command(path, "-H", "127.0.0.1", "-p", fmt.Sprint(addr.Port))
-	cmd.Env = append(os.Environ(), "MOTO_AMIS_PATH="+amis)
-	var log bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &log, &log
-	if err := cmd.Start(); err != nil {
-		return "", nil, err
-	}
-	gone := make(chan error, 1)
-	go func() { gone <- cmd.Wait() }()
-	stop := func() { _ = cmd.Process.Kill(); <-gone }
-	url := "http://" + addr.String()
-	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); {
-		select {
-		case err := <-gone:
-			return "", nil, fmt.Errorf("moto_server ended: %w\n%s", err, log.String())
-		case <-time.After(50 * time.Millisecond):
-		}
-		if res, err := http.Get(url + "/moto-api/data.json"); err == nil {
-			_ = res.Body.Close()
-			if res.StatusCode == http.StatusOK {
-				return url, stop, nil
-			}
-		}
-	}
-	stop()
-	return "", nil, errors.New("moto_server didn't answer within a minute")
-}
-
 // publicImage is one of testdata/moto_amis.json, whose root is /dev/xvda.
 const publicImage = "ami-0a00000000000001"
 
+// How often the tests look whether something has come to pass.
+const (
+	soon = time.Millisecond
+	late = 20 * time.Millisecond
+)
+
 // bench is one test's view of the endpoint.
 type bench struct {
-	t       *testing.T
-	client  *ec2.Client
-	ssm     *ssm.Client
-	url     string
+	t      *testing.T
+	client *ec2.Client
+	ssm    *ssm.Client
+	site
 	region  string
 	account string // moto's, "" elsewhere
 	imageID string
@@ -150,73 +43,16 @@ type bench struct {
 	mu      sync.Mutex
 }
 
-// newBench gives a test a region that nothing has used. rt is put between
-// client and endpoint; nil is the plain transport.
-func newBench(t *testing.T, rt http.RoundTripper) *bench {
-	t.Helper()
-	url := startMoto(t)
-	moto.Lock()
-	n := moto.benches
-	moto.benches++
-	moto.Unlock()
-	b := &bench{t: t, region: motoRegions[n%len(motoRegions)], sshd: bannerServer(t), url: url, imageID: publicImage}
-	switch {
-	case b.isMoto():
-		b.account = fmt.Sprintf("%012d", 100000000000+n)
-	case n >= len(motoRegions):
-		t.Fatalf("more than %d tests on an endpoint with one account: choose some by -run", len(motoRegions))
-	}
-	b.ssm = ssm.New(ssm.Options{Region: b.region, BaseEndpoint: &url, HTTPClient: b.http(nil), Credentials: credentials()})
-	b.client = b.through(rt)
-	if !b.isMoto() {
-		b.imageID = b.makeImage()
-	}
-	return b
-}
-
-// http is a client of the bench's account.
-func (b *bench) http(rt http.RoundTripper) *http.Client {
-	if rt == nil {
-		rt = http.DefaultTransport
-	}
-	return &http.Client{Transport: inAccount{rt, b.account}}
-}
-
-// inAccount tells moto which account a request is for.
-type inAccount struct {
-	next    http.RoundTripper
-	account string
-}
-
-func (a inAccount) RoundTrip(r *http.Request) (*http.Response, error) {
-	if a.account == "" {
-		return a.next.RoundTrip(r)
-	}
-	r = r.Clone(r.Context())
-	r.Header.Set("X-Moto-Account-Id", a.account)
-	// moto keeps the address of a terminated instance, and breaks when it is
-	// asked for again.
-	if form := formOf(r); form.Get("Action") == "RunInstances" && form.Get("PrivateIpAddress") != "" {
-		return refused(r, http.StatusBadRequest, "InvalidIPAddress.InUse"), nil
-	}
-	return a.next.RoundTrip(r)
-}
-
-// isMoto tells whether the endpoint is moto, for what only it does wrong.
-func (b *bench) isMoto() bool { return os.Getenv("STEAD_TEST_EC2_URL") == "" }
-
 // makeImage registers an image of a blank disk.
 func (b *bench) makeImage() string {
 	b.t.Helper()
 	ctx := context.Background()
 	v, err := b.client.CreateVolume(ctx, &ec2.CreateVolumeInput{AvailabilityZone: aws.String(b.region + "a"), Size: aws.Int32(1)})
 	b.check(err)
-	b.check(ec2.NewVolumeAvailableWaiter(b.client, func(o *ec2.VolumeAvailableWaiterOptions) { o.MinDelay, o.MaxDelay = time.Millisecond, time.Second }).
-		Wait(ctx, &ec2.DescribeVolumesInput{VolumeIds: []string{*v.VolumeId}}, time.Minute))
+	b.available(*v.VolumeId)
 	s, err := b.client.CreateSnapshot(ctx, &ec2.CreateSnapshotInput{VolumeId: v.VolumeId})
 	b.check(err)
-	b.check(ec2.NewSnapshotCompletedWaiter(b.client, func(o *ec2.SnapshotCompletedWaiterOptions) { o.MinDelay, o.MaxDelay = time.Millisecond, time.Second }).
-		Wait(ctx, &ec2.DescribeSnapshotsInput{SnapshotIds: []string{*s.SnapshotId}}, time.Minute))
+	b.completed(*s.SnapshotId)
 	b.deleteVolume(*v.VolumeId)
 	i, err := b.client.RegisterImage(ctx, &ec2.RegisterImageInput{
 		Name: aws.String("base"), Architecture: types.ArchitectureValuesX8664, VirtualizationType: aws.String("hvm"),
@@ -226,20 +62,25 @@ func (b *bench) makeImage() string {
 	return *i.ImageId
 }
 
-func credentials() aws.CredentialsProvider {
-	return aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
-		if id := os.Getenv("AWS_ACCESS_KEY_ID"); id != "" && os.Getenv("STEAD_TEST_EC2_URL") != "" {
-			return aws.Credentials{AccessKeyID: id, SecretAccessKey: os.Getenv("AWS_SECRET_ACCESS_KEY")}, nil
-		}
-		return aws.Credentials{AccessKeyID: "AKIATEST", SecretAccessKey: "secret"}, nil
-	})
+// available waits until a volume is attached to nothing.
+func (b *bench) available(id string) {
+	b.t.Helper()
+	w := ec2.NewVolumeAvailableWaiter(b.client, func(o *ec2.VolumeAvailableWaiterOptions) { o.MinDelay, o.MaxDelay = soon, late })
+	b.check(w.Wait(context.Background(), &ec2.DescribeVolumesInput{VolumeIds: []string{id}}, waitLong))
+}
+
+// completed waits until a snapshot is whole.
+func (b *bench) completed(id string) {
+	b.t.Helper()
+	w := ec2.NewSnapshotCompletedWaiter(b.client, func(o *ec2.SnapshotCompletedWaiterOptions) { o.MinDelay, o.MaxDelay = soon, late })
+	b.check(w.Wait(context.Background(), &ec2.DescribeSnapshotsInput{SnapshotIds: []string{id}}, waitLong))
 }
 
 // through returns a client of the endpoint whose calls go through rt.
 func (b *bench) through(rt http.RoundTripper) *ec2.Client {
 	return ec2.New(ec2.Options{
 		Region: b.region, BaseEndpoint: &b.url, HTTPClient: b.http(rt),
-		Credentials: credentials(),
+		Credentials: b.keys,
 		// What is tried again is tried soon: nobody is spared by waiting.
 		Retryer: retry.NewStandard(func(o *retry.StandardOptions) { o.MaxBackoff = 20 * time.Millisecond }),
 	})
@@ -274,7 +115,7 @@ func (b *bench) manager(api server.EC2) *server.Manager { return server.New(b.co
 func (b *bench) config(api server.EC2) server.Config {
 	return server.Config{
 		EC2: recorded(api), SSM: recordedSSM(b.ssm), Region: b.region,
-		PollMin: time.Millisecond, PollMax: 20 * time.Millisecond, StateTimeout: 20 * time.Second, SSHTimeout: 20 * time.Second,
+		PollMin: soon, PollMax: late, StateTimeout: 20 * time.Second, SSHTimeout: 20 * time.Second,
 		Notify: func(e server.Event) { b.mu.Lock(); b.events = append(b.events, e); b.mu.Unlock() },
 		Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, network, b.sshd.String())
