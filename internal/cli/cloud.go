@@ -24,7 +24,7 @@ machines. stead starts it by itself when the local context needs it.`,
   stead cloud stop`,
 	}
 	group(cmd)
-	cmd.AddCommand(newCloudStart(a), newCloudStop(a), newCloudStatus(a), newCloudRun(a), newCloudLogs(a), newCloudEnv(a))
+	cmd.AddCommand(newCloudStart(a), newCloudStop(a), newCloudStatus(a), newCloudRun(a), newCloudLogs(a), newCloudEnv(a), newCloudInterrupt(a))
 	return cmd
 }
 

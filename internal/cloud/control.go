@@ -72,6 +72,7 @@ func (d *daemon) controlHandler() http.Handler {
 	mux.HandleFunc("POST /imports", d.importImage)
 	mux.HandleFunc("POST /stop", d.obeyStop)
 	mux.HandleFunc("GET /console/{region}/{id}", d.console)
+	mux.HandleFunc("POST /spot/{region}/{id}", d.interrupt)
 	return mux
 }
 

@@ -78,6 +78,9 @@ func (c *Cloud) StartInstances(ctx context.Context, in *ec2.StartInstancesInput)
 		case i.State != state.Stopped:
 			return fail("IncorrectInstanceState", "The instance '%s' is not in a state from which it can be started: it is '%s'.", i.ID, i.State)
 		}
+		if err := mayStartSpot(tx, i); err != nil {
+			return err
+		}
 		if err := checkRoot(tx, i); err != nil {
 			if i.SpotRequest != "" {
 				c.endSpotWithoutRoot(i)

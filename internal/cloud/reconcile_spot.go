@@ -192,5 +192,5 @@ func mayModifySpot(i *state.Instance, in *ec2.ModifyInstanceAttributeInput) erro
 func (c *Cloud) endSpotWithoutRoot(i *state.Instance) {
 	i.Want = state.Terminated
 	c.enter(i, state.ShuttingDown)
-	c.reason(i, "Server.SpotInstanceTermination", fmt.Sprintf("The spot instance could not be started: it does not have a volume attached at root (%s)", i.RootDevice))
+	c.reason(i, reasonSpotEnd, fmt.Sprintf("The spot instance could not be started: it does not have a volume attached at root (%s)", i.RootDevice))
 }

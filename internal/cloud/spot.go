@@ -35,7 +35,8 @@ const (
 )
 
 // checkMarket refuses options of the spot market that no request can have.
-// There is no market here, so nothing is ever interrupted; all else is as on EC2.
+// There is no market here, so nothing is interrupted but by InterruptSpot; all
+// else is as on EC2.
 func checkMarket(in *ec2.RunInstancesInput) error {
 	m := in.InstanceMarketOptions
 	if m == nil {
@@ -118,9 +119,13 @@ type spotView struct {
 	instance string // state; empty where there is none
 }
 
-// state is disabled while the instance is stopped, as on EC2.
+// state is disabled while the instance is stopped by its user, and open again
+// when that was for want of capacity, as on EC2.
 func (v spotView) state() string {
 	if v.State == state.SpotActive && (v.instance == state.Stopped || v.instance == state.Stopping) {
+		if v.Interrupted {
+			return state.SpotOpen
+		}
 		return string(types.SpotInstanceStateDisabled)
 	}
 	return v.State

@@ -1,6 +1,7 @@
 package cloud
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -227,4 +228,52 @@ func TestSpotPricesAreNotMadeUp(t *testing.T) {
 	wantCode(t, err, "UnsupportedOperation")
 	_, err = client.CancelSpotInstanceRequests(t.Context(), &ec2.CancelSpotInstanceRequestsInput{SpotInstanceRequestIds: []string{"sir-01234567"}})
 	wantCode(t, err, "InvalidSpotInstanceRequestID.NotFound")
+}
+
+// Capacity that is taken back stops the instance; nobody but its return starts
+// it again, and cancelling the request ends it.
+func TestTrap10Interrupted(t *testing.T) {
+	c, client := newTestCloud(t)
+	ctx := t.Context()
+	id, req := launchSpot(t, c, client, persistent())
+	for range 2 {
+		if err := c.InterruptSpot(testScope, id, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	i := waitInstance(t, client, id, types.InstanceStateNameStopped)
+	if i.StateReason == nil || *i.StateReason.Code != "Server.SpotInstanceShutdown" {
+		t.Errorf("it is stopped for %+v", i.StateReason)
+	}
+	wantSpot(t, client, req, types.SpotInstanceStateOpen, "instance-stopped-no-capacity")
+	_, err := client.StartInstances(ctx, &ec2.StartInstancesInput{InstanceIds: []string{id}})
+	wantCode(t, err, "IncorrectSpotRequestState")
+	if err := c.InterruptSpot(testScope, id, true); err != nil {
+		t.Fatal(err)
+	}
+	waitInstance(t, client, id, types.InstanceStateNameRunning)
+	wantSpot(t, client, req, types.SpotInstanceStateActive, "fulfilled")
+	wantRefused := func(err error, code string) {
+		t.Helper()
+		var api *apiError
+		if !errors.As(err, &api) || api.Code != code {
+			t.Errorf("error is %v, want %s", err, code)
+		}
+	}
+	wantRefused(c.InterruptSpot(testScope, id, true), "IncorrectInstanceState")
+
+	if err := c.InterruptSpot(testScope, id, false); err != nil {
+		t.Fatal(err)
+	}
+	waitInstance(t, client, id, types.InstanceStateNameStopped)
+	cancelSpot(t, client, req)
+	waitInstance(t, client, id, types.InstanceStateNameTerminated)
+	once, oneTime := launchSpot(t, c, client, spotMarket(nil))
+	if err := c.InterruptSpot(testScope, once, false); err != nil {
+		t.Fatal(err)
+	}
+	waitInstance(t, client, once, types.InstanceStateNameTerminated)
+	c.work.wait()
+	wantSpot(t, client, oneTime, types.SpotInstanceStateClosed, "instance-terminated-no-capacity")
+	wantRefused(c.InterruptSpot(testScope, "i-0123456789abcdef0", false), "InvalidInstanceID.NotFound")
 }

@@ -191,15 +191,12 @@ func (m *Manager) launchSet(ctx context.Context, w *world, set *SnapshotSet, ima
 		tags.with(tagMap{tagStep: step, tagSet: set.ID}).spec(types.ResourceTypeInstance),
 		tags.with(f.tags()).spec(types.ResourceTypeVolume),
 	}
-	if f.Market == marketSpot {
-		onSpot(in, w.name)
-	}
 	if len(userData) > 0 {
 		in.UserData = aws.String(base64.StdEncoding.EncodeToString(userData))
 	}
 	var i *types.Instance
 	err = m.step("launch instance", w.name, func() error {
-		i, err = m.launchAt(ctx, step, w.name, append(w.lifeIDs(), set.ID, run.Image), in, f)
+		i, err = m.launchOnMarket(ctx, step, w.name, append(w.lifeIDs(), set.ID, run.Image), in, f)
 		return err
 	})
 	return i, err

@@ -160,6 +160,9 @@ func (m *Manager) view(w *world) *Server {
 		s.Protected = s.Protected && (d.VolumeID == "" || d.KeptOnTermination)
 	}
 	s.Spot = f.Market == marketSpot
+	if w.instance != nil {
+		s.Spot = isSpot(w.instance) // there may have been no room for it on spot
+	}
 	s.SSH = m.sshAddr(s, f.User)
 	s.NewestSnapshot = w.newestSet()
 	if w.empty() {
@@ -176,6 +179,9 @@ func (s *Server) showInstance(i *types.Instance) {
 		return
 	}
 	s.State = string(stateOf(i))
+	if interrupted(i) {
+		s.State = StateInterrupted
+	}
 	s.InstanceID = aws.ToString(i.InstanceId)
 	s.PublicIP = aws.ToString(i.PublicIpAddress)
 	s.PrivateIP = aws.ToString(i.PrivateIpAddress)
@@ -238,6 +244,9 @@ func (w *world) warnings(s *Server) []string {
 	if root := w.root(); root != nil && hasTag(root.Tags, tagRenaming) {
 		was := tagOf(root.Tags, tagRenaming)
 		add("its renaming isn't finished: run `stead rename %s %s` again", was, w.name)
+	}
+	if w.cutOff() {
+		add("its spot capacity was taken back: EC2 starts it again when there is some, or `stead rescue %s` brings it back at once", w.name)
 	}
 	list = append(list, w.ailments...)
 	if s.Root.VolumeID == "" {

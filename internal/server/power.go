@@ -62,6 +62,13 @@ func (m *Manager) Start(ctx context.Context, name string, wait WaitFor) (*Server
 		}
 		w.instance.State.Name = types.InstanceStateNameStopped
 	}
+	if interrupted(w.instance) {
+		return nil, &Error{
+			Op: "start", Resource: "server " + name, Code: KindCapacity,
+			Reason: "its spot capacity was taken back, and EC2 alone starts it again, when there is some",
+			Remedy: "wait, or bring it back in another instance at once: stead rescue " + name,
+		}
+	}
 	if err := m.settle(ctx, name, id, w.facts()); err != nil {
 		return nil, wrap("start", "server "+name, err)
 	}
@@ -87,7 +94,7 @@ func (m *Manager) startInstance(ctx context.Context, id string) error {
 			return &Error{
 				Op: "start", Resource: "instance " + id, Code: KindCapacity, Err: err,
 				Reason: "its spot capacity was taken back, and EC2 alone starts it again, when there is some",
-				Remedy: "wait, or terminate and rescue it",
+				Remedy: "wait, or bring it back in another instance at once by stead rescue",
 			}
 		}
 		return wrap("start", "instance "+id, err)

@@ -57,7 +57,7 @@ func (m *Manager) PlanRescue(ctx context.Context, name string, o RescueOptions) 
 	if err != nil {
 		return nil, wrap("rescue", "server "+name, err)
 	}
-	if stateOf(w.instance) == types.InstanceStateNameShuttingDown {
+	if stateOf(w.instance) == types.InstanceStateNameShuttingDown || w.cutOff() {
 		w.instance = nil
 	}
 	p, err := m.planRescue(ctx, w, o)
@@ -80,6 +80,9 @@ func (m *Manager) ashore(ctx context.Context, name string) (*world, error) {
 	}
 	if err := w.underRepair(); err != nil {
 		return nil, err
+	}
+	if w.cutOff() {
+		return m.endInterrupted(ctx, w)
 	}
 	return w, nil
 }

@@ -118,7 +118,7 @@ func (m *Manager) resizeType(ctx context.Context, w *world, o ResizeOptions) (ol
 
 // checkResize tells what forbids another type before the server is stopped.
 func (m *Manager) checkResize(ctx context.Context, w *world, f facts, want string) error {
-	if f.Market == marketSpot {
+	if f.Market == marketSpot && (w.instance == nil || isSpot(w.instance)) {
 		return &Error{
 			Code: KindUnsupported, Reason: "it is a spot instance, whose type can't change",
 			Remedy: fmt.Sprintf("stead terminate %s, then stead rescue %s --type %s", w.name, w.name, want),

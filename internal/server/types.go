@@ -13,6 +13,8 @@ const (
 	StateDetached    = "detached" // disks, and no instance
 	StateRescuing    = "rescuing" // a rescue was interrupted or is under way
 	StateSnapshots   = "snapshots-only"
+	// StateInterrupted: EC2 took a spot instance's capacity back and stopped it.
+	StateInterrupted = "interrupted"
 )
 
 // Server is a named set of disks and the instance that they are plugged into,

@@ -47,6 +47,8 @@ func (m *Manager) hasCome(ctx context.Context, s *Server, state string) (bool, e
 		return s.State == state, nil
 	case s.State == StateDetached || s.State == StateTerminating:
 		return false, &Error{Code: KindExists, Reason: "it is " + s.State, Remedy: wayBack(s.Name, s.State)}
+	case state == StateStopped:
+		return s.State == StateStopped || s.State == StateInterrupted, nil
 	case state != string(WaitSSH):
 		return s.State == state, nil
 	case !opensSSH(s.Open) && !slices.ContainsFunc(s.Rules, func(r string) bool { return strings.HasPrefix(r, "22@") }):

@@ -16,16 +16,18 @@ const (
 // instance when its own is terminated.
 type SpotRequest struct {
 	Meta
-	State      string     `json:"state"`
-	Code       string     `json:"code"` // of its status, for example fulfilled
-	Message    string     `json:"message,omitempty"`
-	Updated    time.Time  `json:"updated"`
-	Persistent bool       `json:"persistent,omitempty"`
-	Behavior   string     `json:"behavior"` // when interrupted: stop or terminate
-	MaxPrice   string     `json:"maxPrice,omitempty"`
-	ValidUntil time.Time  `json:"validUntil"`
-	InstanceID string     `json:"instance,omitempty"`
-	Launch     SpotLaunch `json:"launch"`
+	State      string    `json:"state"`
+	Code       string    `json:"code"` // of its status, for example fulfilled
+	Message    string    `json:"message,omitempty"`
+	Updated    time.Time `json:"updated"`
+	Persistent bool      `json:"persistent,omitempty"`
+	Behavior   string    `json:"behavior"` // when interrupted: stop or terminate
+	MaxPrice   string    `json:"maxPrice,omitempty"`
+	ValidUntil time.Time `json:"validUntil"`
+	InstanceID string    `json:"instance,omitempty"`
+	// Interrupted: its instance was stopped for want of capacity.
+	Interrupted bool       `json:"interrupted,omitempty"`
+	Launch      SpotLaunch `json:"launch"`
 }
 
 // SpotLaunch is what every instance of a request is launched with.
