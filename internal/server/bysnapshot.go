@@ -127,7 +127,25 @@ func (m *Manager) takeQuiet(ctx context.Context, w *world, plan setPlan) error {
 			return err
 		}
 	}
-	return nil
+	return m.retireTwins(ctx, w.name, plan.id)
+}
+
+// retireTwins leaves one snapshot of each disk in a set, the oldest. Two
+// commands at once may both have taken one; who comes last sees that.
+func (m *Manager) retireTwins(ctx context.Context, name, id string) error {
+	taken, err := m.setSnapshots(ctx, name, id)
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(taken, func(a, b types.Snapshot) int {
+		return cmp.Or(aws.ToTime(a.StartTime).Compare(aws.ToTime(b.StartTime)), cmp.Compare(aws.ToString(a.SnapshotId), aws.ToString(b.SnapshotId)))
+	})
+	seen := map[string]bool{}
+	return m.retire(ctx, id, slices.DeleteFunc(taken, func(s types.Snapshot) bool {
+		twin := seen[aws.ToString(s.VolumeId)]
+		seen[aws.ToString(s.VolumeId)] = true
+		return !twin
+	}))
 }
 
 // waitQuiet waits until a disk is plugged in nowhere but in a stopped instance.

@@ -85,25 +85,29 @@ func (s *SnapshotSet) ofPart(part string) []Snapshot {
 }
 
 // makeComing makes a disk of each snapshot of a set's part, tagged as one that
-// is coming, and returns the world with all of them available. Those that an
-// earlier try made are found by their tags, and before these are listed by the
-// client token.
-func (m *Manager) makeComing(ctx context.Context, w *world, set *SnapshotSet, part, zone string) (*world, error) {
+// is coming, and returns the world with all of them available, and their IDs.
+// Those that an earlier try made are found by their tags, and before these are
+// listed by the client token. Another restore of the set at the same time gets
+// the same disks, and may have made them the server's already.
+func (m *Manager) makeComing(ctx context.Context, w *world, set *SnapshotSet, part, zone string) (*world, []string, error) {
 	tapes, err := m.setSnapshots(ctx, w.name, set.ID)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	var made []string
 	ids := append(w.lifeIDs(), w.comingLife()...)
 	for _, s := range set.ofPart(part) {
-		if w.comingOf(s) != nil {
-			continue
+		v := w.comingOf(s)
+		if v == nil {
+			tags := w.heirTags(tapes, s, restoreStep(set.ID, part))
+			if v, err = m.makeOf(ctx, w, s, tags, zone, ids); err != nil {
+				return nil, nil, err
+			}
 		}
-		tags := w.heirTags(tapes, s, restoreStep(set.ID, part))
-		if _, err := m.makeOf(ctx, w, s, tags, zone, ids); err != nil {
-			return nil, err
-		}
+		made = append(made, aws.ToString(v.VolumeId))
 	}
-	return m.awaitListed(ctx, w.name, set, part)
+	w, err = m.awaitListed(ctx, w.name, made)
+	return w, made, err
 }
 
 // comingLife makes tokens differ between two restores of the same set to a
@@ -119,21 +123,28 @@ func (w *world) comingLife() []string {
 
 // awaitListed waits until a search by tag finds all of a set's new disks, and
 // each can be plugged in.
-func (m *Manager) awaitListed(ctx context.Context, name string, set *SnapshotSet, part string) (*world, error) {
+func (m *Manager) awaitListed(ctx context.Context, name string, made []string) (*world, error) {
 	var w *world
 	err := m.poll(ctx, m.stateTimeout, "its new disks to be ready", "server "+name, func(ctx context.Context) (bool, error) {
 		var err error
 		if w, err = m.observe(ctx, name); err != nil {
 			return false, err
 		}
-		for _, s := range set.ofPart(part) {
-			if v := w.comingOf(s); v == nil || v.State == types.VolumeStateCreating {
-				return false, nil
-			}
-		}
-		return true, nil
+		listed := slices.Concat(w.coming, w.volumes, w.superseded)
+		return !slices.ContainsFunc(made, func(id string) bool {
+			at := slices.IndexFunc(listed, func(v types.Volume) bool { return aws.ToString(v.VolumeId) == id })
+			return at < 0 || listed[at].State == types.VolumeStateCreating
+		}), nil
 	})
 	return w, err
+}
+
+// has tells whether all the disks are the server's, none of them coming any
+// more.
+func (w *world) has(ids []string) bool {
+	return len(ids) > 0 && !slices.ContainsFunc(ids, func(id string) bool {
+		return !slices.ContainsFunc(w.volumes, func(v types.Volume) bool { return aws.ToString(v.VolumeId) == id })
+	})
 }
 
 // makeOf makes one disk of a snapshot: of the type of the disk that it takes
@@ -241,6 +252,9 @@ func (m *Manager) promote(ctx context.Context, w *world, set *SnapshotSet, part 
 				}
 			}
 		}
+		if len(ids) == 0 {
+			return nil
+		}
 		_, err := m.ec2.CreateTags(ctx, &ec2.CreateTagsInput{Resources: ids, Tags: tagMap{tagStep: restoredStep(set.ID, part)}.list()})
 		return wrap("finish", "the new disks of "+w.name, err)
 	})
@@ -311,8 +325,8 @@ func (m *Manager) disksFromSet(ctx context.Context, w *world, set *SnapshotSet, 
 		}
 		zone = f.Zone
 	}
-	w, err := m.makeComing(ctx, w, set, part, zone)
-	if err != nil {
+	w, made, err := m.makeComing(ctx, w, set, part, zone)
+	if err != nil || w.has(made) {
 		return err
 	}
 	for _, s := range set.ofPart(part) {

@@ -3,6 +3,7 @@ package server
 import (
 	"cmp"
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -59,6 +60,12 @@ func (m *Manager) Restore(ctx context.Context, name string, o RestoreOptions) (*
 	return r, wrap("restore", "server "+name, err)
 }
 
+// maxRestoreTries is how often a restore that another one has overtaken looks
+// again.
+const maxRestoreTries = 4
+
+// restore goes on from the steps of another restore of the same set at the
+// same time: a step that failed is tried again where anything has changed.
 func (m *Manager) restore(ctx context.Context, name string, o RestoreOptions) (*RestoreResult, error) {
 	w, err := m.ashore(ctx, name)
 	if err != nil {
@@ -68,18 +75,50 @@ func (m *Manager) restore(ctx context.Context, name string, o RestoreOptions) (*
 	if err != nil {
 		return nil, err
 	}
+	run := &restoreRun{set: set, part: part, wait: o.Wait}
+	for range maxRestoreTries {
+		var r *RestoreResult
+		if r, err = m.tryRestore(ctx, w, run); err == nil {
+			return r, nil
+		}
+		before := w
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		now, failed := m.ashore(ctx, name)
+		if failed != nil || !overtaken(err, before, now) {
+			return nil, err
+		}
+		if id, p, ok := now.restoring(); ok && (id != set.ID || p != part) {
+			return nil, &Error{Code: KindExists, Err: err, Reason: "another restore, of set " + id + ", was begun meanwhile", Remedy: "stead restore " + name + " goes on with that one"}
+		}
+		w = now
+	}
+	return nil, err
+}
+
+// restoreRun is a restore of a set's part, with what it knows beyond the tags.
+type restoreRun struct {
+	set  *SnapshotSet
+	part string
+	wait WaitFor
+	made []string // the new disks
+}
+
+func (m *Manager) tryRestore(ctx context.Context, w *world, run *restoreRun) (*RestoreResult, error) {
+	name, set, part := w.name, run.set, run.part
 	if err := w.restorable(set, part); err != nil {
 		return nil, err
 	}
 	if _, err := m.waitSet(ctx, name, set.ID); err != nil {
 		return nil, err
 	}
-	before := ""
+	before, err := "", error(nil)
 	if w.instance == nil {
 		if before, err = m.restoreDetached(ctx, w, set, part); err != nil {
 			return nil, err
 		}
-	} else if before, err = m.restoreInPlace(ctx, w, set, part, o); err != nil {
+	} else if before, err = m.restoreInPlace(ctx, w, run); err != nil {
 		return nil, err
 	}
 	if w, err = m.world(ctx, "restore", name); err != nil {
@@ -175,7 +214,7 @@ func (w *world) restorable(set *SnapshotSet, part string) error {
 func (m *Manager) restoreDetached(ctx context.Context, w *world, set *SnapshotSet, part string) (string, error) {
 	before := ""
 	if !w.restored(set, part) {
-		if len(w.volumes) > 0 {
+		if len(w.beforeExchange().volumes) > 0 {
 			var err error
 			if before, err = m.setBefore(ctx, w, set); err != nil {
 				return "", err
@@ -197,10 +236,10 @@ func (m *Manager) restoreDetached(ctx context.Context, w *world, set *SnapshotSe
 }
 
 // restoreInPlace exchanges the disks of a server that has an instance.
-func (m *Manager) restoreInPlace(ctx context.Context, w *world, set *SnapshotSet, part string, o RestoreOptions) (before string, err error) {
+func (m *Manager) restoreInPlace(ctx context.Context, w *world, run *restoreRun) (before string, err error) {
 	id := aws.ToString(w.instance.InstanceId)
-	if !w.isExchanged() && !w.restored(set, part) {
-		if before, err = m.exchange(ctx, w, set, part); err != nil {
+	if !w.isExchanged() && !w.restored(run.set, run.part) && !w.has(run.made) {
+		if before, err = m.exchange(ctx, w, run); err != nil {
 			return "", err
 		}
 	}
@@ -214,7 +253,7 @@ func (m *Manager) restoreInPlace(ctx context.Context, w *world, set *SnapshotSet
 		return "", err
 	}
 	step := tagOf(w.instance.Tags, tagStep)
-	if !w.isExchanged() {
+	if step != "" && !w.isExchanged() {
 		if err := m.tag(ctx, id, tagMap{tagStep: step + " " + exchanged}); err != nil {
 			return "", err
 		}
@@ -225,30 +264,43 @@ func (m *Manager) restoreInPlace(ctx context.Context, w *world, set *SnapshotSet
 	if strings.Contains(step, " "+thenStay) {
 		return before, m.untag(ctx, id, tagStep)
 	}
+	if step == "" && stateOf(w.instance) == types.InstanceStateNameStopped {
+		return before, nil // another restore has come to its end, and it stays stopped
+	}
 	if stateOf(w.instance) == types.InstanceStateNameStopped {
 		if err := m.startInstance(ctx, id); err != nil {
 			return "", err
 		}
 	}
-	_, err = m.ready(ctx, "restore", w.name, id, o.Wait)
+	_, err = m.ready(ctx, "restore", w.name, id, run.wait)
 	return before, err
 }
 
 // exchange brings an instance from its old disks to the new ones, stopped.
-func (m *Manager) exchange(ctx context.Context, w *world, set *SnapshotSet, part string) (string, error) {
+// Where another restore at the same time has done so, it does nothing: the
+// instance may run from them again.
+func (m *Manager) exchange(ctx context.Context, w *world, run *restoreRun) (string, error) {
+	set, part := run.set, run.part
 	id := aws.ToString(w.instance.InstanceId)
-	w, err := m.makeComing(ctx, w, set, part, zoneOf(w.instance))
+	w, made, err := m.makeComing(ctx, w, set, part, zoneOf(w.instance))
 	if err != nil {
 		return "", err
+	}
+	run.made = made
+	if w.has(made) {
+		return "", nil
 	}
 	if err := m.announce(ctx, w, set, part); err != nil {
 		return "", err
 	}
-	if err := m.stopInstance(ctx, id, stateOf(w.instance), false); err != nil {
+	if err := m.stopForExchange(ctx, w, made); err != nil {
 		return "", err
 	}
 	if w, err = m.world(ctx, "restore", w.name); err != nil {
 		return "", err
+	}
+	if w.has(made) {
+		return "", nil
 	}
 	before, err := m.setBefore(ctx, w, set)
 	if err != nil {
@@ -263,6 +315,16 @@ func (m *Manager) exchange(ctx context.Context, w *world, set *SnapshotSet, part
 		return "", err
 	}
 	return before, m.promote(ctx, w, set, part)
+}
+
+// stopForExchange stops an instance that still has its old disks, as a look
+// right before tells.
+func (m *Manager) stopForExchange(ctx context.Context, w *world, made []string) error {
+	now, err := m.world(ctx, "restore", w.name)
+	if err != nil || now.instance == nil || now.has(made) {
+		return err
+	}
+	return m.stopInstance(ctx, aws.ToString(now.instance.InstanceId), stateOf(now.instance), false)
 }
 
 // announce says on the instance what is under way, and whether it is to run
@@ -292,6 +354,7 @@ const beforePrefix = "before-"
 // be completed yet: it shows the moment at which it was begun, and the disks
 // are kept.
 func (m *Manager) setBefore(ctx context.Context, w *world, set *SnapshotSet) (string, error) {
+	w = w.beforeExchange()
 	ran := ""
 	if w.instance != nil {
 		ran = aws.ToTime(w.instance.LaunchTime).UTC().Format(time.RFC3339Nano)
@@ -301,6 +364,19 @@ func (m *Manager) setBefore(ctx context.Context, w *world, set *SnapshotSet) (st
 		volumes: w.volumes,
 	}
 	return m.quietSet(ctx, w, plan)
+}
+
+// beforeExchange is the world with those disks as the server's still that a
+// restore which isn't over has already marked as superseded.
+func (w *world) beforeExchange() *world {
+	was := *w
+	was.volumes = slices.Clone(w.volumes)
+	for _, v := range w.superseded {
+		if slices.ContainsFunc(w.coming, func(c types.Volume) bool { return aws.ToString(c.VolumeId) == tagOf(v.Tags, tagSupersededBy) }) {
+			was.volumes = append(was.volumes, v)
+		}
+	}
+	return &was
 }
 
 // exchangeOne puts the new disk of a snapshot in the place of the old one, in

@@ -3,9 +3,12 @@ package server_test
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -392,4 +395,79 @@ func TestRestoreExchangesOnce(t *testing.T) {
 	if len(r.Server.Warnings) > 0 {
 		t.Errorf("warnings: %v", r.Server.Warnings)
 	}
+}
+
+// Several who restore a server to its latest set at once have one restore, and
+// all come back with it.
+func TestManyRestoresAtOnce(t *testing.T) {
+	const restorers, rounds = 3, 2
+	b := newBench(t, nil)
+	m := b.manager(b.client)
+	ctx := t.Context()
+	_, set := b.quietServer(m)
+	for round := range rounds {
+		if round == 1 { // the second of a server without an instance
+			_, err := m.Terminate(ctx, "web")
+			b.check(err)
+		}
+		api := &oneDisk{EC2: b.client, made: map[string]*ec2.CreateVolumeOutput{}}
+		errs := make(chan error, restorers)
+		barrier := make(chan struct{})
+		for range restorers {
+			go func() {
+				<-barrier
+				time.Sleep(time.Duration(rand.IntN(150)) * time.Millisecond) // so that they meet in every step
+				r, err := b.manager(api).Restore(ctx, "web", server.RestoreOptions{Set: "latest"})
+				if err == nil && r.Set != set.ID {
+					err = errors.New("restored " + r.Set)
+				}
+				errs <- err
+			}()
+		}
+		close(barrier)
+		for range restorers {
+			if err := <-errs; err != nil {
+				t.Errorf("round %d: one of the restores: %v (%s)", round, err, server.Remedy(err))
+			}
+		}
+		s, err := m.Get(ctx, "web")
+		b.check(err)
+		inv := b.inventory()
+		// Who comes when the others are done restores once more.
+		if len(inv.volumes)%2 != 0 || len(s.Data) != 1 || s.Root.VolumeID == "" || s.State == server.StateStopped {
+			t.Errorf("round %d: the server is %+v, and there are %d volumes", round, s, len(inv.volumes))
+		}
+		sets, err := m.Snapshots(ctx, "web")
+		b.check(err)
+		for _, set := range sets {
+			if twin := strings.Count(set.ID, "-") > 1; !set.Complete && !twin {
+				t.Errorf("round %d: set %s of before lacks something: %s", round, set.ID, set.Lacks)
+			}
+		}
+		for _, v := range inv.volumes {
+			if step := tag(v.Tags, "stead:step"); step != "" {
+				t.Errorf("round %d: volume %s is tagged %s", round, *v.VolumeId, step)
+			}
+		}
+	}
+}
+
+// oneDisk minds the client tokens of disks, for moto does not.
+type oneDisk struct {
+	server.EC2
+	mu   sync.Mutex
+	made map[string]*ec2.CreateVolumeOutput
+}
+
+func (o *oneDisk) CreateVolume(ctx context.Context, in *ec2.CreateVolumeInput, opts ...func(*ec2.Options)) (*ec2.CreateVolumeOutput, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if out := o.made[aws.ToString(in.ClientToken)]; out != nil {
+		return out, nil
+	}
+	out, err := o.EC2.CreateVolume(ctx, in, opts...)
+	if err == nil {
+		o.made[aws.ToString(in.ClientToken)] = out
+	}
+	return out, err
 }
