@@ -40,14 +40,16 @@ instead of a shell, and its exit code is the one of this command.
 changes beside it, and deletes no file of yours:
   fstab      gives the disks in /etc/fstab nofail, but for the system's own
   sshd       puts the permissions of /etc/ssh right, and where sshd refuses its
-             configuration, has it take the one of its package
+             configuration, sets the part aside that it refuses, or has it take
+             the one of its package
   disk-full  drops packages that were fetched and old journals, and names the
              biggest folders
+  all        disk-full where there is hardly any room, then fstab and sshd
 
 Interrupted, the same command goes on, and --finish puts all back. Until then
 the server can't be started.`,
 		Example: `  stead repair web
-  stead repair web --fix fstab
+  stead repair web --fix all
   stead repair web --yes -- sed -i 's/^UUID=dead/#&/' /etc/fstab
   stead repair web --finish`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -59,7 +61,7 @@ the server can't be started.`,
 	f := cmd.Flags()
 	f.StringVar(&o.image, "image", "", "image `ID` or alias of the helper (default the server's)")
 	f.StringVar(&o.kind, "type", "", "instance `TYPE` of the helper (default a small one)")
-	f.StringVar(&o.fix, "fix", "", "mend `WHAT` instead of a shell: fstab, sshd or disk-full")
+	f.StringVar(&o.fix, "fix", "", "mend `WHAT` instead of a shell: fstab, sshd, disk-full or all")
 	f.BoolVar(&o.finish, "finish", false, "put the disk back, after an interruption or --hold")
 	f.BoolVar(&o.hold, "hold", false, "leave the disk at the helper when the shell ends")
 	f.BoolVar(&o.force, "force", false, "switch a server off that doesn't shut down; go on where the helper doesn't unmount")

@@ -10,7 +10,7 @@ import (
 var fixScript string
 
 // Fixes are the repairs that need nobody to make them.
-func Fixes() []string { return []string{"fstab", "sshd", "disk-full"} }
+func Fixes() []string { return []string{"all", "fstab", "sshd", "disk-full"} }
 
 // CheckFix tells whether there is such a repair.
 func CheckFix(fix string) error {
@@ -24,7 +24,7 @@ func CheckFix(fix string) error {
 // repeated.
 func (r *Repair) FixLine(fix string) string {
 	if r.Shell == "" {
-		return "sh -c " + shellQuote("echo 'nothing is mended: the disk has no shell that runs' >&2; exit 1")
+		return "sh -c " + shellQuote("echo 'nothing is mended: the disk has no shell that runs in the helper. A shell beside it: stead repair NAME' >&2; exit 1")
 	}
 	return r.CommandLine("fix=" + shellQuote(fix) + "\n" + fixScript)
 }

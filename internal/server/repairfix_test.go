@@ -85,6 +85,16 @@ func TestFixSSHD(t *testing.T) {
 	if info, err := os.Stat(filepath.Join(root, "etc/ssh/ssh_host_ed25519_key")); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the host key is %v, %v", info.Mode(), err)
 	}
+	// Of several files only the one that is refused goes.
+	parts := map[string]string{"etc/ssh/sshd_config": "mine", "etc/ssh/sshd_config.d/1.conf": "fine", "etc/ssh/sshd_config.d/2.conf": "bad", "usr/share/openssh/sshd_config": "good"}
+	root = folder(t, parts)
+	part := filepath.Join(root, "etc/ssh/sshd_config.d/2.conf")
+	if out, err := fixIn(t, root, "sshd", map[string]string{"sshd": `p=$(dirname "$3")/sshd_config.d/2.conf; ! test -e $p || { echo "$p: line 1: bad"; exit 255; }`}); err != nil {
+		t.Fatal(out, err)
+	}
+	if kept, err := filepath.Glob(part + ".*.before-stead"); err != nil || len(kept) != 1 || content(t, root, "etc/ssh/sshd_config") != "mine" || content(t, root, "etc/ssh/sshd_config.d/1.conf") != "fine" {
+		t.Errorf("kept %v, %v", kept, err)
+	}
 	files["usr/share/openssh/sshd_config"] = "bad too"
 	root = folder(t, files)
 	if out, err := fixIn(t, root, "sshd", takesGood); err == nil || content(t, root, "etc/ssh/sshd_config") != "bad" {
@@ -101,6 +111,7 @@ func TestFixDiskFull(t *testing.T) {
 	root := folder(t, map[string]string{"srv/data/big": strings.Repeat("x", 1<<20), "home/a": "mine"})
 	log := filepath.Join(t.TempDir(), "log")
 	said := map[string]string{"apt-get": "echo apt-get $* >>" + log, "journalctl": "echo journalctl $* >>" + log}
+	said["df"] = "echo x; echo disk 9 9 70000 9% /"
 	out, err := fixIn(t, root, "disk-full", said)
 	if err != nil || !strings.Contains(out, root+"/srv/data") {
 		t.Errorf("it says %s, %v", out, err)
@@ -110,5 +121,36 @@ func TestFixDiskFull(t *testing.T) {
 	}
 	if content(t, root, "home/a") != "mine" || len(content(t, root, "srv/data/big")) != 1<<20 {
 		t.Error("files were touched")
+	}
+}
+
+// On a full disk nothing is begun that can't be ended.
+func TestFixWithoutRoom(t *testing.T) {
+	files := map[string]string{"etc/fstab": "UUID=2 /srv ext4 defaults 0 2\n", "etc/ssh/sshd_config": "bad", "usr/share/openssh/sshd_config": "good"}
+	root := folder(t, files)
+	cleaned := filepath.Join(t.TempDir(), "cleaned")
+	programs := map[string]string{
+		"df": `echo x; echo disk 9 9 0 100% /`, "apt-get": "true", "journalctl": "true",
+		"sshd": `grep -q good "$3" || { echo "line 1: bad"; exit 255; }`, "ssh-keygen": "true",
+	}
+	for _, fix := range []string{"fstab", "sshd", "disk-full", "all"} {
+		out, err := fixIn(t, root, fix, programs)
+		if err == nil || !strings.Contains(out, "stead resize NAME --disk SIZE") {
+			t.Errorf("%s: %s, %v", fix, out, err)
+		}
+	}
+	for name, text := range files {
+		if got := content(t, root, name); got != text {
+			t.Errorf("%s is %q", name, got)
+		}
+	}
+	// With the room that the first of them makes, the others go on.
+	programs["df"] = `test -e ` + cleaned + ` && echo disk 9 9 90000 9% / || echo disk 9 9 0 100% /`
+	programs["apt-get"] = "touch " + cleaned
+	if out, err := fixIn(t, root, "all", programs); err != nil {
+		t.Fatal(out, err)
+	}
+	if got := content(t, root, "etc/fstab") + content(t, root, "etc/ssh/sshd_config"); got != "UUID=2 /srv ext4 defaults,nofail 0 2\ngood" {
+		t.Errorf("all left %q", got)
 	}
 }

@@ -1,7 +1,7 @@
 # Mends what commonly keeps a server from booting or from letting anybody in. It
 # runs on the server's own disk, by chroot in a helper, where the other disks
-# aren't. Variables: fix, one of fstab, sshd, disk-full. What is changed is kept
-# beside it as FILE.before-stead, and no file of the user's is deleted.
+# aren't. Variables: fix, one of fstab, sshd, disk-full, all. What is changed is
+# kept beside it as FILE.before-stead, and no file of the user's is deleted.
 # shellcheck shell=sh
 # shellcheck disable=SC2154
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin
@@ -11,12 +11,23 @@ top=${STEAD_ROOT-}
 # keep FILE: beside itself, as it was before the first change.
 keep() { [ -e "$1.before-stead" ] || cp -p "$1" "$1.before-stead"; }
 
-# fix_fstab: a disk that isn't there, other than those of the system itself, no longer holds up the boot. No line is
-# taken out: which disks the server has can't be seen from here.
+# free: the KiB that files can still take.
+free() { df -kP "${top:-/}" | awk 'END { print $4 + 0 }'; }
+
+# roomy: whether there is room for what is changed, and for what it was.
+roomy() {
+	[ "$(free)" -lt 256 ] || return 0
+	echo "the disk is full, so nothing can be changed: --fix disk-full first, or a larger disk: stead resize NAME --disk SIZE"
+	return 1
+}
+
+# fix_fstab: a disk that isn't there, other than those of the system itself, no
+# longer holds up the boot. No line is taken out: which disks the server has
+# can't be seen from here.
 fix_fstab() {
 	file=$top/etc/fstab
 	[ -r "$file" ] || { echo "there is no /etc/fstab"; return 1; }
-	cp -p "$file" "$file.stead-new" || return 1
+	roomy && cp -p "$file" "$file.stead-new" || return 1
 	awk '
 		$1 !~ /^(\/dev\/|UUID=|LABEL=|PARTUUID=|PARTLABEL=)/ || NF < 4 || $3 == "swap" { print; next }
 		$2 !~ /^\// || $2 == "/" || $2 == "/usr" || $2 == "/var" { print; next }
@@ -35,7 +46,8 @@ fix_fstab() {
 }
 
 # fix_sshd: the permissions that sshd insists on, host keys, and a configuration
-# that it takes: its own, or the one that came with its package.
+# that it takes: its own, without the parts of it that it refuses, or the one that
+# came with its package.
 fix_sshd() {
 	dir=$top/etc/ssh
 	[ -d "$dir" ] || { echo "there is no /etc/ssh"; return 1; }
@@ -54,6 +66,12 @@ fix_sshd() {
 		return 0
 	fi
 	echo "sshd refuses its configuration: $why"
+	roomy || return 1
+	while part=$(refused_part); [ -n "$part" ]; do
+		mv "$part" "$part.$(date -u +%Y%m%dT%H%M%SZ).before-stead" || return 1
+		echo "$part is set aside beside itself"
+	done
+	! accepts >/dev/null || return 0
 	given=$top/usr/share/openssh/sshd_config
 	[ -r "$given" ] || { echo "its package left no other: mend /etc/ssh/sshd_config by hand"; return 1; }
 	file=$dir/sshd_config
@@ -71,6 +89,14 @@ fix_sshd() {
 
 accepts() { sshd -t -f "$top/etc/ssh/sshd_config" 2>&1; }
 
+# refused_part: the file beside the configuration that sshd refuses, if it is
+# such a one: without it, the rest is as its owner wants it.
+refused_part() {
+	accepts | sed -n "s|^\($top/etc/ssh/sshd_config\.d/[^: ]*\.conf\)[: ].*|\1|p" | while read -r part; do
+		[ ! -f "$part" ] || { echo "$part" && break; }
+	done
+}
+
 # fix_disk_full: drops what the system makes again or rotates away itself, and
 # names the biggest folders, for somebody to choose from.
 fix_disk_full() {
@@ -80,9 +106,22 @@ fix_disk_full() {
 	df -k "${top:-/}" | sed -n '$p'
 	echo "the biggest folders, in KiB:"
 	du -xk "${top:-/}" 2>/dev/null | sort -rn | head -n 20
+	[ "$(free)" -lt 65536 ] || return 0
+	echo "that isn't enough. Delete what isn't needed in a shell: stead repair NAME; or enlarge the disk: stead resize NAME --disk SIZE"
+	return 1
+}
+
+# fix_all: room first, for the others need some, and only where there is none.
+fix_all() {
+	failed=
+	[ "$(free)" -ge 65536 ] || fix_disk_full || failed=1
+	fix_fstab || failed=1
+	fix_sshd || failed=1
+	[ -z "$failed" ]
 }
 
 case $fix in
+all) fix_all ;;
 fstab) fix_fstab ;;
 sshd) fix_sshd ;;
 disk-full) fix_disk_full ;;

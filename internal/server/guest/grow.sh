@@ -23,6 +23,8 @@ grow_part() {
 	# Less than 4 MiB behind it is what a partition table keeps for itself.
 	[ $(($(cat "/sys/block/$1/size") - end)) -gt 8192 ] || return 0
 	if have growpart; then
+		# It keeps files, and a full disk, which is to have more room, has none.
+		[ ! -w /run ] || export TMPDIR=/run
 		growpart "/dev/$1" "$number" >/dev/null || [ $? = 1 ] || fail "growpart failed on /dev/$1"
 	elif have sfdisk && have partx; then
 		sfdisk --relocate gpt-bak-std "/dev/$1" >/dev/null 2>&1

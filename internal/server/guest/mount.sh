@@ -38,7 +38,7 @@ format() {
 	read -r uuid stage <"$intent" || true
 	[ "$stage" != made ] || return 0
 	[ "$(uuid_of "$1")" = "$uuid" ] || blank "$1" || fail "the disk isn't empty, and isn't what was being formatted; it is left alone"
-	have "mkfs.$fs" || fail "mkfs.$fs isn't installed on the server"
+	have "mkfs.$fs" || fail "mkfs.$fs isn't installed on the server; install $(echo "$fs" | sed 's/^ext./e2fs/')progs, then repeat this"
 	case $fs in
 	xfs) mkfs.xfs -q -f -m "uuid=$uuid" "/dev/$1" ;;
 	*) "mkfs.$fs" -q -F -U "$uuid" "/dev/$1" ;;
