@@ -46,15 +46,34 @@ func (g *guest) Run(ctx context.Context, v *server.Server, script string) (strin
 	case err != nil:
 		return "", &server.Error{Op: "ssh to", Resource: "server " + v.Name, Err: err, Code: sshKind(ctx, err), Remedy: sshRemedy(v.Name, err)}
 	case code != 0:
-		return "", &server.Error{
-			Op: "run a script on", Resource: "server " + v.Name, Code: server.KindFailed,
-			Reason: strings.TrimSuffix(fmt.Sprintf("exit status %d: %s", code, said), ": "), Remedy: "stead ssh " + v.Name,
-		}
+		return "", scriptFailed(v.Name, t.User, code, said.String())
 	case out.left < 0:
 		return "", &server.Error{Op: "run a script on", Resource: "server " + v.Name, Err: errGuestOutput}
 	}
 	return out.String(), nil
 }
+
+// scriptFailed says why a script failed on a server, by its last words. Most
+// often it is that the login user may not become root without a password.
+func scriptFailed(name, user string, code int, said string) error {
+	e := &server.Error{
+		Op: "run a script on", Resource: "server " + name, Code: server.KindFailed,
+		Reason: strings.TrimSuffix(fmt.Sprintf("exit status %d: %s", code, said), ": "), Remedy: "stead ssh " + name,
+	}
+	switch {
+	case user == "root":
+	case code == exitNoProgram && strings.Contains(said, "sudo"):
+		e.Reason = user + " can't become root there: sudo isn't installed"
+		e.Remedy = "install it as root by the console: stead serial " + name
+	case strings.HasPrefix(said, "sudo: ") || strings.Contains(said, "; sudo: "):
+		e.Reason = user + " can't become root there without a password: " + said
+		e.Remedy = fmt.Sprintf("stead ssh -t %s -- \"echo '%s ALL=(ALL) NOPASSWD:ALL' | sudo tee /etc/sudoers.d/90-stead\"", name, user)
+	}
+	return e
+}
+
+// exitNoProgram is a shell's exit code for a program that isn't there.
+const exitNoProgram = 127
 
 // rootShell is the command line that runs command as root for a login user.
 func rootShell(user, command string) string {

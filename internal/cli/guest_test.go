@@ -4,6 +4,8 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/steadcloud/stead/internal/server"
 )
 
 func TestRootScript(t *testing.T) {
@@ -49,5 +51,25 @@ func TestBounds(t *testing.T) {
 	}
 	if got := l.String(); got != "one; two" {
 		t.Errorf("last words %q", got)
+	}
+}
+
+func TestScriptFailed(t *testing.T) {
+	for _, tt := range []struct {
+		user         string
+		code         int
+		said         string
+		want, remedy string
+	}{
+		{"admin", 1, "mkfs.xfs isn't installed", "exit status 1: mkfs.xfs isn't installed", "stead ssh web"},
+		{"admin", 1, "sudo: a password is required", "admin can't become root there without a password", `stead ssh -t web -- "echo 'admin ALL=(ALL) NOPASSWD:ALL' | sudo tee /etc/sudoers.d/90-stead"`},
+		{"admin", 127, "bash: line 1: sudo: command not found", "sudo isn't installed", "stead serial web"},
+		{"root", 1, "sudo: it isn't asked", "exit status 1: sudo: it isn't asked", "stead ssh web"},
+		{"root", 3, "", "exit status 3", "stead ssh web"},
+	} {
+		err := scriptFailed("web", tt.user, tt.code, tt.said)
+		if !strings.Contains(err.Error(), tt.want) || !strings.Contains(server.Remedy(err), tt.remedy) {
+			t.Errorf("%q: %v, remedy %s", tt.said, err, server.Remedy(err))
+		}
 	}
 }
