@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -29,6 +31,22 @@ func TestMachineJoinedDisks(t *testing.T) {
 	r.waitUntil("the user data has run", func() bool { return r.try("ssh", "db", "--", "test -s /srv/db/made").code == 0 })
 	r.sh("db", "echo precious >/srv/db/data && sync")
 	before := r.show("db")
+
+	// A mirror grows when all of its disks have: by one command.
+	mib := r.sh("db", "df -mP /srv/db | awk 'END {print $2}'")
+	out := r.stead("resize", "db", "--data", "sdf=2")
+	if now := r.sh("db", "df -mP /srv/db | awk 'END {print $2}'"); mib > "1000" && len(mib) > 3 || len(now) != 4 || now < "1800" || !strings.Contains(out, "ext4 on /srv/db: 1.9 GiB") {
+		t.Errorf("the mirror had %s MiB, has %s:\n%s", mib, now, out)
+	}
+	// A file comes back from a tape of it.
+	r.stead("snapshot", "db")
+	r.sh("db", "echo spoilt >/srv/db/data && sync")
+	back := filepath.Join(r.root, "back")
+	r.stead("cp", "db@latest:/srv/db/data", back)
+	if got, err := os.ReadFile(back); err != nil || string(got) != "precious\n" {
+		t.Errorf("from the tape comes %q, %v", got, err)
+	}
+	r.sh("db", "echo precious >/srv/db/data && sync")
 
 	r.stead("terminate", "db", "--yes")
 	r.stead("rescue", "db")
