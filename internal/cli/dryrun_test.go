@@ -37,6 +37,10 @@ type desk struct {
 	// version is the daemon's: one of another version would be replaced.
 	version string
 
+	// tamper, if it isn't nil, may refuse an action with a code or change the
+	// answer to it.
+	tamper func(action, answer string) (code, changed string)
+
 	mu    sync.Mutex
 	calls []string // actions, in their order
 }
@@ -83,8 +87,21 @@ func (d *desk) join(data string) {
 	d.check(err)
 	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target); r.Out.Host = r.In.Host }}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		d.note(r)
-		proxy.ServeHTTP(w, r)
+		action := d.note(r)
+		if d.tamper == nil {
+			proxy.ServeHTTP(w, r)
+			return
+		}
+		if code, _ := d.tamper(action, ""); code != "" {
+			w.WriteHeader(http.StatusForbidden)
+			fmt.Fprintf(w, "<Response><Errors><Error><Code>%s</Code><Message>not allowed here</Message></Error></Errors></Response>", code)
+			return
+		}
+		answer := httptest.NewRecorder()
+		proxy.ServeHTTP(answer, r)
+		_, text := d.tamper(action, answer.Body.String())
+		w.WriteHeader(answer.Code)
+		_, _ = io.WriteString(w, text)
 	}))
 	d.t.Cleanup(server.Close)
 	// The SDK reads the process's own environment.
@@ -104,10 +121,10 @@ func (d *desk) join(data string) {
 }
 
 // note keeps the action of a request.
-func (d *desk) note(r *http.Request) {
+func (d *desk) note(r *http.Request) string {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
-		return
+		return ""
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	action := r.Method + " " + r.URL.Path
@@ -120,6 +137,7 @@ func (d *desk) note(r *http.Request) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.calls = append(d.calls, action)
+	return action
 }
 
 // changes are the actions since the last call of it that change something.
