@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
+	"maps"
 	"os"
 	"reflect"
 	"slices"
@@ -11,7 +12,6 @@ import (
 	"testing"
 
 	"github.com/steadcloud/stead/internal/dryrun"
-	"github.com/steadcloud/stead/internal/server"
 )
 
 const (
@@ -22,50 +22,37 @@ const (
 
 var updatePolicy = flag.Bool("update", false, "write "+policyFile+" anew")
 
-// unrecorded are actions that stead may send and that no test endpoint brings
-// it to, each with what it is for.
+// unrecorded are actions that no endpoint of a test answers, each with what it
+// is for and why.
 func unrecorded() map[string]string {
 	return map[string]string{
-		"ec2:CreateImage":                    "image durable, where another's image may not be copied",
-		"ec2:DescribeVolumeStatus":           "show, of a server whose disk is impaired",
-		"ec2:GetConsoleOutput":               "ssh, to learn host keys",
-		"ec2:RebootInstances":                "reboot",
-		"ec2:CancelSpotInstanceRequests":     "terminate, of a spot instance",
-		"ec2:DescribeSpotInstanceRequests":   "likewise",
-		"ec2:GetInstanceUefiData":            "create, of an image with Secure Boot",
-		"ec2:CreateReplaceRootVolumeTask":    "rescue --by replace-root",
-		"ec2:DescribeReplaceRootVolumeTasks": "likewise",
-		"ec2:CopySnapshot":                   "move",
-		"pricing:GetProducts":                "cost --refresh",
+		"pricing:GetProducts": "cost --refresh; only AWS has its price list",
 	}
 }
 
 // actions are all that stead may send, as IAM calls them.
 func actions(t *testing.T) []string {
 	t.Helper()
-	text, err := os.ReadFile(serverCalls)
-	if err != nil {
-		t.Fatal(err)
-	}
-	list := strings.Fields(string(text))
+	list := append(listed(t, serverCalls), listed(t, verbCalls)...)
 	for a := range unrecorded() {
 		list = append(list, a)
+	}
+	for k := range planReads.NumMethod() { // a plan looks at more than the deed does
+		list = append(list, "ec2:"+planReads.Method(k).Name)
 	}
 	slices.Sort(list)
 	return slices.Compact(list)
 }
 
+// planReads is what a dry run asks an endpoint.
+var planReads = reflect.TypeFor[dryrun.Reader]() //nolint:gochecknoglobals // a constant, but for the language
+
 // TestIAMPolicyIsWhole compares the actions with what the code can send.
 func TestIAMPolicyIsWhole(t *testing.T) {
 	have := actions(t)
-	can := []string{"pricing:GetProducts"}
-	for service, api := range map[string]reflect.Type{
-		"ec2": reflect.TypeFor[server.EC2](), "ssm": reflect.TypeFor[server.SSM](),
-		"dlm": reflect.TypeFor[server.DLM](), "sts": reflect.TypeFor[server.STS](),
-	} {
-		for k := range api.NumMethod() {
-			can = append(can, service+":"+api.Method(k).Name)
-		}
+	can := append(slices.Collect(maps.Keys(unrecorded())), slices.Collect(maps.Values(sendable()))...)
+	for k := range planReads.NumMethod() {
+		can = append(can, "ec2:"+planReads.Method(k).Name)
 	}
 	for _, a := range can {
 		if !slices.Contains(have, a) {
@@ -106,7 +93,7 @@ func policy(list []string) document {
 	for _, a := range list {
 		_, name, _ := strings.Cut(a, ":")
 		switch {
-		case slices.Contains(conditioned(), a) || a == "ec2:CreateTags" || a == "ec2:DeleteTags":
+		case slices.Contains(ending(), a) || slices.Contains(handling(), a) || slices.Contains(scheduling(), a) || a == "ec2:CreateTags" || a == "ec2:DeleteTags":
 		case dryrun.Reads(name):
 			read = append(read, a)
 		default:
@@ -119,12 +106,15 @@ func policy(list []string) document {
 			making = append(making, name)
 		}
 	}
+	const role = "AWSDataLifecycleManagerDefaultRole" // with the path that the console gives it, or none
 	return document{
 		Version: "2012-10-17",
 		Statement: []statement{
 			{Sid: "Look", Effect: "Allow", Action: read, Resource: "*"},
 			{Sid: "MakeAndChange", Effect: "Allow", Action: change, Resource: "*"},
-			{Sid: "EndOnlyItsOwn", Effect: "Allow", Action: conditioned(), Resource: "*", Condition: ownOnly()},
+			{Sid: "EndOnlyItsOwn", Effect: "Allow", Action: ending(), Resource: "*", Condition: ownOnly()},
+			{Sid: "HandleOnlyItsOwn", Effect: "Allow", Action: handling(), Resource: "*", Condition: ownOnly()},
+			{Sid: "ScheduleOnlyItsOwn", Effect: "Allow", Action: scheduling(), Resource: "*", Condition: ownOnly()},
 			{
 				Sid: "TagWhatItMakes", Effect: "Allow", Action: []string{"ec2:CreateTags"}, Resource: "*",
 				Condition: map[string]map[string][]string{"StringEquals": {"ec2:CreateAction": making}},
@@ -138,17 +128,29 @@ func policy(list []string) document {
 			// No call: CreateLifecyclePolicy may name a role only to who may pass it.
 			{
 				Sid: "LendSchedulesTheirRole", Effect: "Allow", Action: []string{"iam:PassRole"},
-				Resource:  "arn:aws:iam::*:role/AWSDataLifecycleManagerDefaultRole",
+				Resource:  []string{"arn:aws:iam::*:role/" + role, "arn:aws:iam::*:role/service-role/" + role},
 				Condition: map[string]map[string][]string{"StringEquals": {"iam:PassedToService": {"dlm.amazonaws.com"}}},
 			},
 		},
 	}
 }
 
-// conditioned are the actions that end something for good and are only ever
-// done to what stead has tagged.
-func conditioned() []string {
+// ending are the actions that end something for good and are only ever done to
+// what stead has tagged.
+func ending() []string {
 	return []string{"ec2:DeleteSecurityGroup", "ec2:DeleteVolume", "ec2:ReleaseAddress", "ec2:TerminateInstances"}
+}
+
+// handling are actions on instances and disks that are only ever done to what
+// stead has tagged: each of the resources that they name must be.
+func handling() []string {
+	return []string{"ec2:DetachVolume", "ec2:ModifyVolume", "ec2:RebootInstances", "ec2:StartInstances", "ec2:StopInstances"}
+}
+
+// scheduling are changes of lifecycle policies, which stead tags when it makes
+// them.
+func scheduling() []string {
+	return []string{"dlm:DeleteLifecyclePolicy", "dlm:UpdateLifecyclePolicy"}
 }
 
 // tagging are the calls that take tags for what they make.

@@ -2,6 +2,7 @@ package cli_test
 
 import (
 	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
@@ -31,6 +32,36 @@ func sendable() map[string]string {
 		}
 	}
 	return all
+}
+
+// TestEveryCallIsMade holds internal/server to calls that something makes: the
+// policy allows no others.
+func TestEveryCallIsMade(t *testing.T) {
+	files, err := filepath.Glob("../server/*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	prices, err := filepath.Glob("../price/*.go") // which gets the client handed on
+	if err != nil {
+		t.Fatal(err)
+	}
+	files = append(files, prices...)
+	var code strings.Builder
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.HasSuffix(file, "_test.go") && filepath.Base(file) != "api.go" {
+			code.Write(text)
+		}
+	}
+	for _, action := range sendable() {
+		_, name, _ := strings.Cut(action, ":")
+		if !strings.Contains(code.String(), "."+name+"(") && !strings.Contains(code.String(), "New"+name+"Paginator(") {
+			t.Errorf("nothing in internal/server calls %s: take it out of its interface", action)
+		}
+	}
 }
 
 // listed reads a list of actions.
