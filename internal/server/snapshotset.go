@@ -327,10 +327,11 @@ func pickSet(sets []SnapshotSet, name, id string) (*SnapshotSet, error) {
 }
 
 // waitSet waits until a set is complete and completed. Only the context bounds
-// it: a first snapshot can take hours.
+// it: a first snapshot can take hours. But one that lacks a snapshot when all
+// others are completed won't get it by waiting: somebody has deleted it.
 func (m *Manager) waitSet(ctx context.Context, name, id string) (*SnapshotSet, error) {
 	var set *SnapshotSet
-	told := time.Time{}
+	told, lacking := time.Time{}, time.Time{}
 	err := m.step("wait for snapshots", name, func() error {
 		return m.poll(ctx, 0, "snapshots to complete", "server "+name, func(ctx context.Context) (bool, error) {
 			var err error
@@ -344,7 +345,16 @@ func (m *Manager) waitSet(ctx context.Context, name, id string) (*SnapshotSet, e
 				told = m.now()
 				m.notify(Event{State: StepWaiting, Step: "wait for snapshots", Resource: name, Detail: set.progress()})
 			}
-			return set.Complete && set.State == string(types.SnapshotStateCompleted), nil
+			done := set.State == string(types.SnapshotStateCompleted)
+			switch {
+			case !done || set.Complete:
+				lacking = time.Time{}
+			case lacking.IsZero():
+				lacking = m.now()
+			case m.now().Sub(lacking) > min(settleTime, m.stateTimeout):
+				return false, &Error{Code: KindPartial, Resource: "set " + id, Reason: "it isn't complete: " + set.Lacks, Remedy: "the same command again takes what is missing; stead snapshots " + name + " shows it"}
+			}
+			return set.Complete && done, nil
 		})
 	})
 	return set, err

@@ -132,3 +132,18 @@ func (r *retiring) CreateTags(_ context.Context, in *ec2.CreateTagsInput, _ ...f
 	}
 	return &ec2.CreateTagsOutput{}, nil
 }
+
+// A set that lost a snapshot to another tool isn't waited for in vain.
+func TestWaitSetEndsWhereASnapshotIsGone(t *testing.T) {
+	tags := tagMap{tagServer: "web", tagSet: "last-1", tagSetSize: "2", tagSetInstant: "yes", tagRole: RoleRoot}.list()
+	api := &shelfOfTapes{tapes: map[string][]types.Snapshot{"last-1": {{
+		SnapshotId: aws.String("snap-1"), VolumeId: aws.String("vol-1"), State: types.SnapshotStateCompleted, StartTime: aws.Time(time.Now()), Tags: tags,
+	}}}}
+	clock := time.Now()
+	m := New(Config{EC2: api, PollMin: time.Millisecond, PollMax: time.Millisecond, Now: func() time.Time { clock = clock.Add(time.Second); return clock }})
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if _, err := m.waitSet(ctx, "web", "last-1"); KindOf(err) != KindPartial {
+		t.Errorf("waited, and got %v", err)
+	}
+}
