@@ -109,6 +109,8 @@ func setup(env *testscript.Env, machines string) error {
 		"AWS_SHARED_CREDENTIALS_FILE": filepath.Join(env.WorkDir, "aws-credentials"),
 		"AWS_EC2_METADATA_DISABLED":   "true",
 		"AWS_MAX_ATTEMPTS":            "1",
+		// Under the race detector a process sleeps for a second when it ends.
+		"GORACE": "atexit_sleep_ms=0",
 	} {
 		env.Setenv(name, value)
 	}
