@@ -13,6 +13,10 @@ import (
 // stepAttach marks a data disk that is made and not yet plugged in.
 const stepAttach = "attach"
 
+// spentTokens bounds how many disks that had a device before are gone past: an
+// endpoint that always answers with another's would never end it.
+const spentTokens = 64
+
 // VolumeList returns the disks of the server, with those that were superseded,
 // or with server "" every volume
 // in the region, superseded and unowned ones too.
@@ -129,7 +133,7 @@ func (m *Manager) makeVolume(ctx context.Context, w *world, o VolumeOptions) (*t
 	ids := w.lifeIDs()
 	var v *types.Volume
 	err = m.step("create volume", device, func() error {
-		for range 4 {
+		for range spentTokens {
 			out, err := m.ec2.CreateVolume(ctx, &ec2.CreateVolumeInput{
 				AvailabilityZone: aws.String(w.facts().Zone), Size: aws.Int32(int32(o.SizeGiB)),
 				VolumeType:        o.volumeType(),
