@@ -60,7 +60,7 @@ func (f *fickle) fetch(ctx context.Context, t *testing.T) ([]byte, error) {
 	f.file = make([]byte, 300_000)
 	_, _ = rand.Read(f.file)
 	srv := httptest.NewServer(f)
-	t.Cleanup(srv.Close)
+	defer srv.Close() // which waits for its requests: the caller looks at them
 	d, err := openDownload(ctx, srv.Client(), srv.URL+"/disk.raw")
 	if err != nil {
 		return nil, err
