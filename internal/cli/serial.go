@@ -175,12 +175,14 @@ func (a *App) typeOn(ctx context.Context, s *session, name string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(a.Stderr, "Connected to the console of %s. Enter ~ . or Ctrl-] leaves it.\r\n", name)
+	// First the terminal, then the word that it is: what is typed from now on
+	// is the machine's, Ctrl-C too.
 	before, err := term.MakeRaw(int(in.Fd()))
 	if err != nil {
 		_ = conn.Close()
 		return fmt.Errorf("take over the terminal: %w", err)
 	}
+	fmt.Fprintf(a.Stderr, "Connected to the console of %s. Enter ~ . or Ctrl-] leaves it.\r\n", name)
 	defer func() {
 		_ = term.Restore(int(in.Fd()), before) // nothing is left to be done about it
 		fmt.Fprintln(a.Stderr)
