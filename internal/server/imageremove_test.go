@@ -111,6 +111,7 @@ func TestImageRemoveKeepsWhatIsUsed(t *testing.T) {
 
 // An image is needed by a server whose disks are gone, or aren't tagged, too.
 func TestImageRemoveSeesServersWithoutDisks(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	m, ctx := b.manager(b.client), t.Context()
 	out, err := b.client.DescribeImages(ctx, &ec2.DescribeImagesInput{ImageIds: []string{b.imageID}})

@@ -49,6 +49,9 @@ func (m *Manager) planPrune(ctx context.Context, name string, o PruneOptions) (*
 	if (o.Keep > 0) == (o.KeepFor > 0) || o.Keep < 0 || o.KeepFor < 0 {
 		return nil, &Error{Code: KindUsage, Reason: "say how many sets to keep, or for how long", Remedy: "stead prune " + name + " --keep 7"}
 	}
+	if err := m.notRenaming(ctx, name); err != nil {
+		return nil, err
+	}
 	tapes, err := m.tapes(ctx, name)
 	if err != nil {
 		return nil, err

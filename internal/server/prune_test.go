@@ -163,6 +163,7 @@ func (b *bench) tick() {
 // No prune takes the last snapshot of a disk that was detached or deleted. One
 // that lives on in its successor isn't such.
 func TestPruneKeepsTheLastOfADisk(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, nil)
 	ctx := t.Context()
 	m := b.manager(b.client)

@@ -88,6 +88,9 @@ func (m *Manager) purgeable(ctx context.Context, name string) (*world, error) {
 	if err := w.underRepair(); err != nil {
 		return nil, err
 	}
+	if err := m.notRenaming(ctx, name); err != nil {
+		return nil, err
+	}
 	switch {
 	case w.standIn != nil:
 		return nil, &Error{Code: KindExists, Reason: "a rescue isn't finished", Remedy: "stead rescue " + name}

@@ -219,3 +219,35 @@ func (m *Manager) dropMarks(ctx context.Context, all []belonging) error {
 	}
 	return nil
 }
+
+// notRenaming refuses to delete anything of a server while it has two names:
+// what is under the one is a part of it, and may pass for all.
+func (m *Manager) notRenaming(ctx context.Context, name string) error {
+	halfway := func(tags []types.Tag) *Error {
+		from, to := tagOf(tags, tagRenaming), tagOf(tags, tagServer)
+		if from == "" || from != name && to != name {
+			return nil
+		}
+		return &Error{Code: KindExists, Reason: "renaming " + from + " to " + to + " isn't finished", Remedy: "stead rename " + from + " " + to}
+	}
+	marked := filter("tag-key", tagRenaming)
+	volumes, err := m.findVolumes(ctx, marked)
+	if err != nil {
+		return err
+	}
+	for _, v := range volumes {
+		if e := halfway(v.Tags); e != nil {
+			return e
+		}
+	}
+	tapes, err := m.findSnapshots(ctx, marked)
+	if err != nil {
+		return err
+	}
+	for _, s := range tapes {
+		if e := halfway(s.Tags); e != nil {
+			return e
+		}
+	}
+	return nil
+}

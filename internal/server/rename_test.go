@@ -76,3 +76,29 @@ func TestRenamedNameIsFree(t *testing.T) {
 		t.Errorf("renaming over another: %v", err)
 	}
 }
+
+// While a server has two names, nothing of it is deleted under either.
+func TestHalfRenamedIsNotDeleted(t *testing.T) {
+	t.Parallel()
+	k := &killer{}
+	b := newBench(t, k)
+	m := b.manager(b.client)
+	web, _ := b.quietServer(m)
+	_, err := m.Terminate(t.Context(), "web")
+	b.check(err)
+	_, err = k.killed(2, func(ctx context.Context) error { _, err := m.Rename(ctx, "web", "shop"); return err })
+	if err == nil {
+		t.Fatal("it wasn't cut off")
+	}
+	for _, name := range []string{"web", "shop"} {
+		if _, err := m.Purge(t.Context(), name, server.PurgeOptions{NoSnapshot: true}); !errors.Is(err, server.ErrExists) || server.Remedy(err) != "stead rename web shop" {
+			t.Errorf("purged %s: %v (%s)", name, err, server.Remedy(err))
+		}
+		if _, err := m.Prune(t.Context(), name, server.PruneOptions{Keep: 1}); !errors.Is(err, server.ErrExists) {
+			t.Errorf("pruned %s: %v", name, err)
+		}
+	}
+	if inv := b.inventory(); len(inv.volumes) != len(disks(web)) {
+		t.Errorf("%d disks are left", len(inv.volumes))
+	}
+}
