@@ -113,8 +113,13 @@ func (a *App) managerConfig(s *session, cfg aws.Config) server.Config {
 		Now:    a.Now,
 		// The local cloud costs nothing to ask and is often quicker than that.
 		PollMax: pollMax(s.local != nil),
+		// Who says --timeout 20m has a machine that boots slowly.
+		SSHTimeout: max(sshTimeout, a.flags.timeout),
 	}
 }
+
+// sshTimeout bounds a wait for ssh, unless --timeout gives it longer.
+const sshTimeout = 5 * time.Minute
 
 // pollMax is the longest pause between two looks; zero is the Manager's own.
 func pollMax(local bool) time.Duration {
