@@ -174,13 +174,16 @@ func (m *Manager) adoptedFacts(ctx context.Context, w *world, i *types.Instance,
 	f := w.facts()
 	f.User = cmp.Or(o.User, f.User)
 	f.Image = cmp.Or(f.Image, aws.ToString(i.ImageId))
-	if f.User == "" && f.Image != "" {
+	if f.Image != "" && (f.User == "" || f.IMDS == "") {
 		image, err := m.imageByID(ctx, f.Image)
 		if err != nil && KindOf(err) != KindNotFound {
 			return f, err
 		}
+		if image != nil {
+			f.IMDS = cmp.Or(f.IMDS, string(image.ImdsSupport))
+		}
 		if a := m.aliasByName(image); a != nil {
-			f.User = a.user
+			f.User = cmp.Or(f.User, a.user)
 		}
 	}
 	if f.Open != "" || len(groupIDs(i)) == 0 {
@@ -391,7 +394,7 @@ func (m *Manager) looseFacts(ctx context.Context, root *types.Volume, o AdoptOpt
 	if image != nil {
 		f.Image = cmp.Or(aws.ToString(image.ImageId), f.Image)
 		f.Arch, f.BootMode = cmp.Or(f.Arch, string(image.Architecture)), cmp.Or(f.BootMode, string(image.BootMode))
-		f.Virt = cmp.Or(f.Virt, string(image.VirtualizationType))
+		f.Virt, f.IMDS = cmp.Or(f.Virt, string(image.VirtualizationType)), cmp.Or(f.IMDS, string(image.ImdsSupport))
 		f.Kernel, f.Ramdisk = cmp.Or(f.Kernel, aws.ToString(image.KernelId)), cmp.Or(f.Ramdisk, aws.ToString(image.RamdiskId))
 		if f.Ena == "" && image.EnaSupport != nil {
 			f.Ena = yesNo(*image.EnaSupport)

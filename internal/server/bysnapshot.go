@@ -327,6 +327,10 @@ type imagePlan struct {
 // is what repeating it finds.
 func (m *Manager) setImage(ctx context.Context, set *SnapshotSet, f facts, p imagePlan) (*types.Image, error) {
 	in := registerInput(f, p)
+	var err error
+	if in.UefiData, err = m.uefiData(ctx, f); err != nil {
+		return nil, err
+	}
 	var used []string
 	for _, s := range set.Snapshots {
 		if s.Role == RoleRoot {
@@ -355,6 +359,9 @@ func registerInput(f facts, p imagePlan) *ec2.RegisterImageInput {
 	}
 	if f.TPM == string(types.TpmSupportValuesV20) {
 		in.TpmSupport = types.TpmSupportValuesV20
+	}
+	if f.IMDS == string(types.ImdsSupportValuesV20) {
+		in.ImdsSupport = types.ImdsSupportValuesV20
 	}
 	if f.Kernel != "" {
 		in.KernelId = aws.String(f.Kernel)

@@ -119,7 +119,7 @@ func (m *Manager) roomToLaunch(ctx context.Context, o CreateOptions, f facts, er
 func (o *CreateOptions) facts(image *types.Image, a *alias) facts {
 	f := facts{
 		Arch: string(image.Architecture), BootMode: string(image.BootMode), Kernel: aws.ToString(image.KernelId),
-		Ramdisk: aws.ToString(image.RamdiskId), Virt: string(image.VirtualizationType),
+		Ramdisk: aws.ToString(image.RamdiskId), Virt: string(image.VirtualizationType), IMDS: string(image.ImdsSupport),
 		Type: o.Type, Open: o.open(), From: o.from(), KeyName: o.KeyName,
 		Image: aws.ToString(image.ImageId), User: o.User, Profile: o.Profile,
 	}

@@ -113,14 +113,13 @@ func (m *Manager) durableImage(ctx context.Context, source *types.Image, o Durab
 	}
 	f := facts{
 		Arch: string(source.Architecture), Virt: string(source.VirtualizationType), BootMode: string(source.BootMode),
-		Kernel: aws.ToString(source.KernelId), Ramdisk: aws.ToString(source.RamdiskId),
+		Kernel: aws.ToString(source.KernelId), Ramdisk: aws.ToString(source.RamdiskId), IMDS: string(source.ImdsSupport),
 	}
 	if source.EnaSupport != nil {
 		f.Ena = yesNo(*source.EnaSupport)
 	}
 	in := registerInput(f, p)
 	in.RootDeviceName = base.RootDeviceName
-	in.ImdsSupport = source.ImdsSupport
 	in.TpmSupport = source.TpmSupport
 	in.SriovNetSupport = source.SriovNetSupport
 	var used []string

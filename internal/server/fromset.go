@@ -226,7 +226,7 @@ func diskTags(tags []types.Tag) tagMap {
 // ofServer keeps the facts that are the server's, whatever its root disk
 // holds, and leaves those that describe the system on the disk.
 func (f facts) ofServer() facts {
-	f.Arch, f.Virt, f.BootMode, f.Ena, f.Kernel, f.Ramdisk, f.TPM = "", "", "", "", "", "", ""
+	f.Arch, f.Virt, f.BootMode, f.Ena, f.Kernel, f.Ramdisk, f.TPM, f.IMDS = "", "", "", "", "", "", "", ""
 	f.Image, f.User = "", ""
 	return f
 }

@@ -48,6 +48,7 @@ const (
 	tagPrivateIP = "stead:private-ip"
 	tagSubnet    = "stead:subnet"
 	tagTPM       = "stead:tpm"
+	tagIMDS      = "stead:imds"
 
 	tagRaid  = "stead:raid"
 	tagMount = "stead:mount"
@@ -108,6 +109,7 @@ type facts struct {
 	Protected                                  string // yes: the user protected it
 	PrivateIP, Subnet                          string // where it was in the private network
 	TPM                                        string // its version, "" without one
+	IMDS                                       string // v2.0 where its image said so
 }
 
 // marketSpot is the market of a spot instance.
@@ -121,7 +123,7 @@ func (f *facts) fields() map[string]*string {
 		tagOpen: &f.Open, tagFrom: &f.From, tagKeyName: &f.KeyName,
 		tagElasticIP: &f.ElasticIP, tagImage: &f.Image, tagUser: &f.User, tagInstance: &f.Instance, tagDisks: &f.Disks,
 		tagMarket: &f.Market, tagProfile: &f.Profile, tagRules: &f.Rules, tagProtected: &f.Protected,
-		tagPrivateIP: &f.PrivateIP, tagSubnet: &f.Subnet, tagTPM: &f.TPM,
+		tagPrivateIP: &f.PrivateIP, tagSubnet: &f.Subnet, tagTPM: &f.TPM, tagIMDS: &f.IMDS,
 	}
 }
 

@@ -102,12 +102,22 @@ func TestTrap03And07RootDeviceAndOneRootAtATime(t *testing.T) {
 // Encrypted isn't, for it can't be with a snapshot.
 func TestTrap04RegisterImageSaysAll(t *testing.T) {
 	t.Parallel()
-	watch := &ledger{}
+	// A store without variables, in EC2's form. Endpoints differ in whether they
+	// still have that of an instance which is gone.
+	const variables = "QU1aTlVFRkmxVslUAAAAAHjaYoACQAAAAP//AAgAAQ=="
+	watch := &ledger{answer: func(form url.Values) string {
+		if form.Get("Action") != "GetInstanceUefiData" {
+			return ""
+		}
+		return `<GetInstanceUefiDataResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/"><instanceId>` + form.Get("InstanceId") +
+			"</instanceId><uefiData>" + variables + "</uefiData></GetInstanceUefiDataResponse>"
+	}}
 	b := newBench(t, watch)
 	m := b.manager(b.client)
 	web := b.ended(m, b.faultOptions())
 	_, err := b.client.CreateTags(t.Context(), &ec2.CreateTagsInput{Resources: []string{web.Root.VolumeID}, Tags: []types.Tag{
 		{Key: aws.String("stead:boot-mode"), Value: aws.String("uefi")}, {Key: aws.String("stead:tpm"), Value: aws.String("v2.0")},
+		{Key: aws.String("stead:imds"), Value: aws.String("v2.0")},
 	}})
 	b.check(err)
 	_, err = m.Rescue(t.Context(), "web", server.RescueOptions{By: server.RescueSnapshot})
@@ -116,6 +126,7 @@ func TestTrap04RegisterImageSaysAll(t *testing.T) {
 	call := calls[len(calls)-1]
 	for key, want := range map[string]string{
 		"Architecture": "x86_64", "VirtualizationType": "hvm", "BootMode": "uefi", "EnaSupport": "true", "TpmSupport": "v2.0",
+		"ImdsSupport": "v2.0", "UefiData": variables,
 		"RootDeviceName": web.Root.Device, "KernelId": "", "RamdiskId": "",
 	} {
 		if got := call.Get(key); got != want {
@@ -125,6 +136,43 @@ func TestTrap04RegisterImageSaysAll(t *testing.T) {
 	for key := range call {
 		if strings.HasSuffix(key, ".Encrypted") {
 			t.Errorf("%s is sent", key)
+		}
+	}
+}
+
+// variablesGone refuses to tell an instance's UEFI variables.
+type variablesGone struct{ *ledger }
+
+func (v variablesGone) RoundTrip(r *http.Request) (*http.Response, error) {
+	if formOf(r).Get("Action") == "GetInstanceUefiData" {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		v.seen = append(v.seen, url.Values{"Action": {"GetInstanceUefiData"}})
+		return refused(r, http.StatusBadRequest, "IncorrectInstanceState"), nil
+	}
+	return v.ledger.RoundTrip(r)
+}
+
+// An instance that is gone, or an endpoint that doesn't know the call, takes its
+// UEFI variables along; the rescue goes on without.
+func TestTrap04UEFIVariablesGone(t *testing.T) {
+	t.Parallel()
+	watch := &ledger{}
+	b := newBench(t, variablesGone{watch})
+	m := b.manager(b.client)
+	web := b.ended(m, b.faultOptions())
+	_, err := b.client.CreateTags(t.Context(), &ec2.CreateTagsInput{Resources: []string{web.Root.VolumeID}, Tags: []types.Tag{
+		{Key: aws.String("stead:boot-mode"), Value: aws.String("uefi")},
+	}})
+	b.check(err)
+	_, err = m.Rescue(t.Context(), "web", server.RescueOptions{By: server.RescueSnapshot})
+	b.check(err)
+	if n := len(watch.of("GetInstanceUefiData")); n != 1 {
+		t.Errorf("the variables were asked for %d times", n)
+	}
+	for _, call := range watch.of("RegisterImage") {
+		if call.Has("UefiData") {
+			t.Errorf("variables are sent that there are none of: %q", call.Get("UefiData"))
 		}
 	}
 }
