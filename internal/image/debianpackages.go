@@ -111,6 +111,8 @@ func (b *debianBuild) debootstrap(ctx context.Context, mirrors []string) error {
 	args = append(args,
 		"--skip=download/empty", "--skip=essential/unlink",
 		`--setup-hook=mkdir -p "$1/var/cache/apt/archives" && find `+quote(cache)+` -name '*.deb' -exec cp -t "$1/var/cache/apt/archives" {} +`,
+		// The initial file system is made when the kernel is installed.
+		`--essential-hook=tar -C `+quote(b.overlay())+` -c ./etc/initramfs-tools | tar -C "$1" -x --no-same-owner --no-overwrite-dir`,
 		`--customize-hook=cp "$1"/var/cache/apt/archives/*.deb `+quote(b.newCache()),
 		`--customize-hook=tar -C `+quote(b.overlay())+` -c . | tar -C "$1" -x --no-same-owner --no-overwrite-dir`)
 	for _, script := range b.setUp() {
