@@ -36,7 +36,7 @@ Interrupted, the same command goes on from where it was.`,
 			}
 			return exactly("NAME", "INSTANCE")(cmd, args)
 		},
-		ValidArgsFunction: cobra.NoFileCompletions,
+		ValidArgsFunction: a.completeStrangers,
 		Annotations:       map[string]string{resumable: "yes"},
 	}
 	f := cmd.Flags()

@@ -20,6 +20,31 @@ func (a *App) completeServers(cmd *cobra.Command, args []string, _ string) ([]st
 	return a.serverNames(cmd.Context()), cobra.ShellCompDirectiveNoFileComp
 }
 
+// completeImagesAndServers offers both for the first argument.
+func (a *App) completeImagesAndServers(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+	images, _ := a.completeImages(cmd, args, typed)
+	servers, directive := a.completeServers(cmd, args, typed)
+	return append(servers, images...), directive
+}
+
+// completeStrangers offers instances that are no server's for the second
+// argument; the first is a new name.
+func (a *App) completeStrangers(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	var ids []string
+	if len(args) == 1 {
+		a.quietly(cmd.Context(), func(ctx context.Context, s *session) error {
+			orphans, err := s.servers.Orphans(ctx)
+			for _, o := range orphans {
+				if o.Kind == "instance" {
+					ids = append(ids, cobra.CompletionWithDesc(o.ID, o.Name))
+				}
+			}
+			return err
+		})
+	}
+	return ids, cobra.ShellCompDirectiveNoFileComp
+}
+
 // completeVolumeThenServer offers volumes for the first argument and servers
 // for the second.
 func (a *App) completeVolumeThenServer(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {

@@ -61,7 +61,7 @@ autoscaling group) gets disks that stay when the instance is terminated. Each
 		Example: `  stead image durable ami-0123456789abcdef0 --name base
   stead image durable web --data 10 --data 100G:/dev/sdh`,
 		Args:              exactly("AMI|SERVER"),
-		ValidArgsFunction: a.completeServers,
+		ValidArgsFunction: a.completeImagesAndServers,
 		Annotations:       map[string]string{resumable: "yes"},
 	}
 	cmd.Flags().StringVar(&o.Name, "name", "", "`NAME` of the new image (default derived)")

@@ -48,7 +48,7 @@ Times are UTC. --cron takes a crontab's five fields, or the six of EventBridge.`
 	f := cmd.Flags()
 	f.StringVar(&o.every, "every", "", "`TIME` between snapshots: 1h, 2h, 3h, 4h, 6h, 8h, 12h or 24h")
 	f.StringVar(&o.Cron, "cron", "", "cron `EXPRESSION` instead")
-	f.StringVar(&o.At, "at", "", "hh:mm in UTC that --every counts from (default: the cloud chooses)")
+	f.StringVar(&o.At, "at", "", "`HH:MM` in UTC that --every counts from (default: the cloud chooses)")
 	f.IntVar(&o.Keep, "keep", 0, "keep the newest `N`")
 	f.StringVar(&o.keepFor, "keep-for", "", "keep each for a `TIME` like 14d, 8w, 6m or 1y instead")
 	f.StringVar(&o.Role, "role", "", "`ARN` of the role that takes the snapshots")

@@ -46,7 +46,7 @@ formatted.`,
 	f.StringVar(&o.Device, "device", "", "`DEVICE` such as /dev/sdg (default the next free one)")
 	f.StringVar(&o.Type, "type", "", "volume `TYPE` (default gp3)")
 	f.StringVar(&o.Mount, "mount", "", "`PATH` to mount it at (default nowhere)")
-	f.StringVar(&o.FS, "fs", "", "file system `TYPE`, ext4 or xfs (default ext4)")
+	f.StringVar(&o.FS, "fs", "", "file `SYSTEM` to make on it: ext4 or xfs (default ext4)")
 	_ = cmd.RegisterFlagCompletionFunc("fs", cobra.FixedCompletions([]string{"ext4", "xfs"}, cobra.ShellCompDirectiveNoFileComp))
 	return a.command(cmd, func(ctx context.Context, args []string) error {
 		size, err := parseSize(args[1])
