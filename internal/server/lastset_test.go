@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -207,4 +208,76 @@ func TestLastSnapshotOfADiskIsASet(t *testing.T) {
 // live lists the instances of a server.
 func (b *bench) live(name string) []types.Instance {
 	return slices.DeleteFunc(b.inventory().live, func(i types.Instance) bool { return tag(i.Tags, "stead:server") != name })
+}
+
+// A restore that was cut off before it changed anything of the server doesn't
+// come true by a rescue or a move that nobody asked to go back.
+func TestBegunRestoreDoesNotComeTrueByItself(t *testing.T) {
+	t.Parallel()
+	k := &killer{}
+	b := newBench(t, k)
+	ctx := t.Context()
+	m := b.manager(b.client)
+	web, set := b.quietServer(m)
+	if _, err := k.killed(2, func(ctx context.Context) error {
+		_, err := m.Restore(ctx, "web", server.RestoreOptions{Set: set.ID})
+		return err
+	}); err == nil {
+		t.Fatal("it wasn't cut off")
+	}
+	if _, err := m.Move(ctx, "web", server.MoveOptions{Zone: b.otherZone(web.Zone)}); !errors.Is(err, server.ErrExists) {
+		t.Errorf("moved: %v", err)
+	}
+	_, err := m.Terminate(ctx, "web")
+	b.check(err)
+	_, err = m.Rescue(ctx, "web", server.RescueOptions{})
+	if !errors.Is(err, server.ErrExists) {
+		t.Fatalf("rescued: %v", err)
+	}
+	_, remedy, _ := strings.Cut(server.Remedy(err), "volume rm ")
+	for _, id := range strings.Fields(remedy) {
+		if strings.HasPrefix(id, "vol-") {
+			_, err := m.VolumeDelete(ctx, id, false)
+			b.check(err)
+		}
+	}
+	r, err := m.Rescue(ctx, "web", server.RescueOptions{})
+	b.check(err)
+	if !slices.Equal(disks(r.Server), disks(web)) {
+		t.Errorf("back with %v, not with its own %v", disks(r.Server), disks(web))
+	}
+}
+
+// Another tool ends the instance while a restore makes its disks.
+func TestRestoreOutlivesTheInstance(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, nil)
+	ctx := t.Context()
+	m := b.manager(b.client)
+	web, set := b.quietServer(m)
+	ended := &endedAtCreate{EC2: b.client, end: func() { b.endByHand(web.InstanceID) }}
+	if _, err := b.manager(ended).Restore(ctx, "web", server.RestoreOptions{Set: set.ID}); err != nil && !errors.Is(err, server.ErrExists) {
+		t.Errorf("restored: %v", err)
+	}
+	_, err := m.Restore(ctx, "web", server.RestoreOptions{Set: set.ID})
+	b.check(err)
+	r, err := m.Rescue(ctx, "web", server.RescueOptions{})
+	b.check(err)
+	if len(r.Server.Data) != 1 || r.Server.Root.VolumeID == web.Root.VolumeID {
+		t.Errorf("back as %+v", r.Server)
+	}
+}
+
+// endedAtCreate has something happen when a disk is made for the first time.
+type endedAtCreate struct {
+	server.EC2
+	end func()
+}
+
+func (e *endedAtCreate) CreateVolume(ctx context.Context, in *ec2.CreateVolumeInput, opts ...func(*ec2.Options)) (*ec2.CreateVolumeOutput, error) {
+	if e.end != nil {
+		e.end()
+		e.end = nil
+	}
+	return e.EC2.CreateVolume(ctx, in, opts...)
 }

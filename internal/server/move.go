@@ -85,6 +85,9 @@ func (m *Manager) endForMove(ctx context.Context, w *world, o MoveOptions) error
 	if err := m.checkZone(ctx, w, o.Zone); err != nil {
 		return err
 	}
+	if set, _, ok := w.restoring(); ok {
+		return w.begunRestore(set)
+	}
 	if w.instance == nil {
 		return nil
 	}

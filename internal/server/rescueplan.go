@@ -97,14 +97,17 @@ func (m *Manager) sameSource(ctx context.Context, w *world, o RescueOptions) (*S
 	return nil, &Error{Code: KindExists, Reason: "a rescue isn't finished, and it isn't from set " + id, Remedy: "stead rescue " + w.name}
 }
 
-// planSet decides which set the disks come from, if from one: that of a
-// restore under way, the one asked for, or, where a disk is gone, the newest,
-// which is only offered.
+// planSet decides which set the disks come from, if from one: the one asked
+// for, or, where a disk is gone, the newest, which is only offered. A restore
+// that was cut off is gone on with only by who names its set.
 func (m *Manager) planSet(ctx context.Context, w *world, o RescueOptions, p *RescuePlan) error {
 	explicit := o.Set != "" || !o.At.IsZero()
 	if id, part, ok := w.restoring(); ok {
 		if another(o.Set, id) || part != "" {
 			return &Error{Code: KindExists, Reason: "a restore of set " + id + " isn't finished", Remedy: "stead restore " + w.name}
+		}
+		if !explicit {
+			return w.begunRestore(id)
 		}
 		set, err := m.setAt(ctx, w.name, time.Time{}, id)
 		p.Set = set

@@ -249,6 +249,9 @@ func (m *Manager) restoreInPlace(ctx context.Context, w *world, run *restoreRun)
 	if w, err = m.world(ctx, "restore", w.name); err != nil {
 		return "", err
 	}
+	if !isInstance(w.instance, id) {
+		return "", w.endedMeanwhile()
+	}
 	if err := m.settle(ctx, w.name, id, w.facts()); err != nil {
 		return "", err
 	}
@@ -290,6 +293,9 @@ func (m *Manager) exchange(ctx context.Context, w *world, run *restoreRun) (stri
 	if w.has(made) {
 		return "", nil
 	}
+	if w.instance == nil {
+		return "", w.endedMeanwhile()
+	}
 	if err := m.announce(ctx, w, set, part); err != nil {
 		return "", err
 	}
@@ -301,6 +307,9 @@ func (m *Manager) exchange(ctx context.Context, w *world, run *restoreRun) (stri
 	}
 	if w.has(made) {
 		return "", nil
+	}
+	if w.instance == nil {
+		return "", w.endedMeanwhile()
 	}
 	before, err := m.setBefore(ctx, w, set)
 	if err != nil {
@@ -315,6 +324,24 @@ func (m *Manager) exchange(ctx context.Context, w *world, run *restoreRun) (stri
 		return "", err
 	}
 	return before, m.promote(ctx, w, set, part)
+}
+
+// endedMeanwhile is the error of a restore whose instance something else ended.
+func (w *world) endedMeanwhile() error {
+	return &Error{Code: KindExists, Reason: "something else has ended its instance meanwhile", Remedy: "stead show " + w.name + ", then the same command again"}
+}
+
+// begunRestore is the error of a verb that would go on with, or pass over, a
+// restore that was cut off: nobody knows whether it is wanted still.
+func (w *world) begunRestore(set string) error {
+	var made []string
+	for _, v := range w.coming {
+		made = append(made, aws.ToString(v.VolumeId))
+	}
+	return &Error{
+		Code: KindExists, Reason: "a restore of set " + set + " was begun and isn't finished",
+		Remedy: "stead restore " + w.name + " finishes it; stead volume rm " + strings.Join(made, " ") + " gives it up, with the disks that it made",
+	}
 }
 
 // stopForExchange stops an instance that still has its old disks, as a look

@@ -255,6 +255,7 @@ func mayRemove(v *types.Volume) error {
 		return &Error{Code: KindNotFound, Reason: "it is deleted already", Remedy: "stead volume ls"}
 	case t[tagStandIn] != "":
 		return &Error{Code: KindProtected, Reason: "a rescue of " + t[tagStandIn] + " isn't finished", Remedy: "stead rescue " + t[tagStandIn]}
+	case isComing(v): // made by a restore that was cut off, and nobody's yet
 	case t[tagServer] != "" && t[tagRole] != RoleData && t[tagSupersededBy] == "":
 		return &Error{Code: KindProtected, Reason: "it is the root disk of server " + t[tagServer], Remedy: "stead purge " + t[tagServer] + " deletes the whole server"}
 	case attachedTo(v) != "":
