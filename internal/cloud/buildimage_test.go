@@ -128,7 +128,7 @@ func TestClearBuilds(t *testing.T) {
 func TestPublicIPsDiffer(t *testing.T) {
 	c, _ := newTestCloud(t)
 	err := c.db.Update(func(tx *state.Tx) error {
-		next, err := c.publicIPs(tx)
+		next, err := c.publicIPs(tx, nil)
 		if err != nil {
 			return err
 		}

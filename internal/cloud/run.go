@@ -346,11 +346,12 @@ func planOptions(p *state.Instance, in *ec2.RunInstancesInput) error {
 func (c *Cloud) launch(tx *state.Tx, l *launch) ([]string, error) {
 	s := l.proto.Scope()
 	reservation := newID("r")
-	used, err := usedAddresses(tx, s)
+	taken, err := state.AllInstanceAddresses(tx)
 	if err != nil {
 		return nil, err
 	}
-	newPublic, err := c.publicIPs(tx)
+	used := usedAddresses(taken, s)
+	newPublic, err := c.publicIPs(tx, taken)
 	if err != nil {
 		return nil, err
 	}
@@ -408,18 +409,14 @@ func macOf(eni string) string {
 }
 
 // usedAddresses are the private addresses of a region's instances.
-func usedAddresses(tx *state.Tx, s state.Scope) (map[string]bool, error) {
-	insts, err := state.List[state.Instance](tx, s)
-	if err != nil {
-		return nil, err
-	}
+func usedAddresses(taken []state.InstanceAddresses, s state.Scope) map[string]bool {
 	used := map[string]bool{}
-	for _, i := range insts {
-		if i.State != state.Terminated {
+	for _, i := range taken {
+		if i.Scope == s && i.State != state.Terminated {
 			used[i.PrivateIP] = true
 		}
 	}
-	return used, nil
+	return used
 }
 
 // pickAddress gives the wanted address, or the subnet's lowest free one. The

@@ -244,23 +244,24 @@ func (c *Cloud) movedPorts(i *state.Instance) map[string]string {
 
 // newPublicIP picks an unused public address.
 func (c *Cloud) newPublicIP(tx *state.Tx) (string, error) {
-	next, err := c.publicIPs(tx)
+	taken, err := state.AllInstanceAddresses(tx)
+	if err != nil {
+		return "", err
+	}
+	next, err := c.publicIPs(tx, taken)
 	if err != nil {
 		return "", err
 	}
 	return next()
 }
 
-// publicIPs gives unused public addresses, another one at each call. They are
-// the host's own, of the loopback range; each data folder has its own /16 of
-// it, so that two clouds on one machine seldom meet.
-func (c *Cloud) publicIPs(tx *state.Tx) (next func() (string, error), err error) {
+// publicIPs gives public addresses that neither the instances nor an elastic
+// IP has taken, another one at each call. They are the host's own, of the
+// loopback range; each data folder has its own /16 of it, so that two clouds on
+// one machine seldom meet.
+func (c *Cloud) publicIPs(tx *state.Tx, taken []state.InstanceAddresses) (next func() (string, error), err error) {
 	used := map[string]bool{}
-	insts, err := state.All[state.Instance](tx)
-	if err != nil {
-		return nil, err
-	}
-	for _, i := range insts {
+	for _, i := range taken {
 		used[i.PublicIP] = true
 	}
 	addresses, err := state.All[state.Address](tx)

@@ -277,22 +277,31 @@ func encode(version int, data []byte) []byte {
 
 // decode reads a record of any version that is known.
 func decode(raw []byte, rec Record) error {
+	data, err := document(raw, rec)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(data, rec)
+}
+
+// document gives a stored record's JSON in the shape of rec's Version.
+func document(raw []byte, rec Record) (json.RawMessage, error) {
 	head, data, ok := bytes.Cut(raw, []byte{' '})
 	version, err := strconv.Atoi(string(head))
 	if !ok || err != nil || version < 1 {
-		return fmt.Errorf("no version before the record: %.20q", raw)
+		return nil, fmt.Errorf("no version before the record: %.20q", raw)
 	}
 	if version > rec.Version() {
-		return fmt.Errorf("version %d: %w", version, ErrTooNew)
+		return nil, fmt.Errorf("version %d: %w", version, ErrTooNew)
 	}
 	for ; version < rec.Version(); version++ {
 		u, ok := rec.(upgrader)
 		if !ok {
-			return fmt.Errorf("version %d: no upgrade to %d", version, version+1)
+			return nil, fmt.Errorf("version %d: no upgrade to %d", version, version+1)
 		}
 		if data, err = u.Upgrade(version, data); err != nil {
-			return fmt.Errorf("upgrade from version %d: %w", version, err)
+			return nil, fmt.Errorf("upgrade from version %d: %w", version, err)
 		}
 	}
-	return json.Unmarshal(data, rec)
+	return data, nil
 }
