@@ -116,7 +116,8 @@ func TestTrap04RegisterImageSaysAll(t *testing.T) {
 	m := b.manager(b.client)
 	web := b.ended(m, b.faultOptions())
 	_, err := b.client.CreateTags(t.Context(), &ec2.CreateTagsInput{Resources: []string{web.Root.VolumeID}, Tags: []types.Tag{
-		{Key: aws.String("stead:boot-mode"), Value: aws.String("uefi")}, {Key: aws.String("stead:tpm"), Value: aws.String("v2.0")},
+		{Key: aws.String("stead:boot-mode"), Value: aws.String("uefi")},
+		{Key: aws.String("stead:tpm"), Value: aws.String("v2.0")},
 		{Key: aws.String("stead:imds"), Value: aws.String("v2.0")},
 	}})
 	b.check(err)
