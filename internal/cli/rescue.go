@@ -109,6 +109,9 @@ func (a *App) rescue(ctx context.Context, o rescueOptions) error {
 		if result.Image != "" {
 			fmt.Fprintf(w, "rescued from image %s\n", result.Image)
 		}
+		if result.OldPrivateIP != "" {
+			fmt.Fprintf(w, "its private address is %s; what knows it as %s must be told\n", result.Server.PrivateIP, result.OldPrivateIP)
+		}
 		a.writeSuperseded(w, result.Superseded)
 	})
 }

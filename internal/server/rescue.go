@@ -33,6 +33,16 @@ func (m *Manager) rescue(ctx context.Context, name string, o RescueOptions) (*Re
 		return nil, err
 	}
 	m.notify(Event{State: StepDone, Step: "rescue by " + string(p.By), Resource: name, Detail: p.Why})
+	had := w.facts().PrivateIP
+	r, err := m.rescueBy(ctx, w, p, o)
+	if err == nil && had != "" && r.Server.PrivateIP != "" && r.Server.PrivateIP != had {
+		r.OldPrivateIP = had
+	}
+	return r, err
+}
+
+// rescueBy goes the way that was planned.
+func (m *Manager) rescueBy(ctx context.Context, w *world, p *RescuePlan, o RescueOptions) (*RescueResult, error) {
 	if p.By == RescueSnapshot {
 		return m.rescueBySnapshot(ctx, w, p, o)
 	}
@@ -41,7 +51,7 @@ func (m *Manager) rescue(ctx context.Context, name string, o RescueOptions) (*Re
 			return nil, err
 		}
 	}
-	s, err := m.rescueBySwap(ctx, name, p.By, o)
+	s, err := m.rescueBySwap(ctx, w.name, p.By, o)
 	if err != nil {
 		return nil, err
 	}

@@ -349,10 +349,10 @@ func TestTrap12PrivateAddress(t *testing.T) {
 	if !b.isMoto() {
 		return // there the address is free
 	}
-	_, err = m.Rescue(ctx, "web", server.RescueOptions{})
+	r, err := m.Rescue(ctx, "web", server.RescueOptions{})
 	b.check(err)
-	if len(api.list) != 2 || api.list[1].PrivateIpAddress != nil || !b.warned("private address "+s.PrivateIP) {
-		t.Errorf("with its address taken: %d launches, told %v", len(api.list), b.events)
+	if len(api.list) != 2 || api.list[1].PrivateIpAddress != nil || !b.warned("private address "+s.PrivateIP) || r.OldPrivateIP != s.PrivateIP {
+		t.Errorf("with its address taken: %d launches, %+v, told %v", len(api.list), r, b.events)
 	}
 }
 

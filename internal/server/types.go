@@ -232,6 +232,9 @@ type RescueResult struct {
 	Set   string `json:"set,omitempty"`
 	// Superseded are the old disks that a rescue by snapshot leaves behind.
 	Superseded []Disk `json:"superseded,omitempty"`
+	// OldPrivateIP is the private address that it had and couldn't get again:
+	// in another zone or subnet, or because it is somebody else's by now.
+	OldPrivateIP string `json:"old_private_ip,omitempty"`
 }
 
 // TerminateResult tells what stayed.
