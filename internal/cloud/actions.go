@@ -15,4 +15,6 @@ func (c *Cloud) registerActions() {
 	c.registerInstances()
 	c.registerReplaceRoot()
 	c.registerSpot()
+	c.registerBin()
+	c.registerBinRules()
 }

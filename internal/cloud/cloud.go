@@ -46,6 +46,7 @@ type Cloud struct {
 	stsActions map[string]action
 	ssmActions map[string]action
 	dlmActions map[string]action
+	binActions map[string]action
 }
 
 // Options are what a Cloud is opened with.

@@ -96,7 +96,12 @@ func endCopying(tx *state.Tx, snap *state.Snapshot) error {
 	}
 	src, err := state.Get[state.Snapshot](tx, state.Scope{Account: snap.Account, Region: snap.CopyOf.Region}, snap.CopyOf.ID)
 	if errors.Is(err, state.ErrNotFound) {
-		return nil // it was told before, and deleted since
+		b, err := copiedFromBin(tx, state.Scope{Account: snap.Account, Region: snap.CopyOf.Region}, snap.CopyOf.ID)
+		if b == nil {
+			return err // it was told before, and deleted since
+		}
+		b.Snapshot.Copying = slices.DeleteFunc(b.Snapshot.Copying, func(name string) bool { return name == copyName(snap) })
+		return state.Put(tx, b)
 	}
 	if err != nil || !slices.Contains(src.Copying, copyName(snap)) {
 		return err

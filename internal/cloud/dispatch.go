@@ -157,9 +157,11 @@ func (c *Cloud) service(name string) (protocol, map[string]action, error) {
 	case "ssm":
 		return ssmProtocol{}, c.ssmActions, nil
 	case "dlm":
-		return dlmProtocol{}, c.dlmActions, nil
+		return restProtocol{dlmRoutes, dlmInvalid}, c.dlmActions, nil
+	case "rbin":
+		return restProtocol{binRoutes, binInvalid}, c.binActions, nil
 	}
-	return nil, nil, fail("UnknownService", "The service '%s' is not served here; ec2, sts, ssm and dlm are.", name)
+	return nil, nil, fail("UnknownService", "The service '%s' is not served here; ec2, sts, ssm, dlm and rbin are.", name)
 }
 
 // guessProtocol picks the shape of an error for a request that was refused
@@ -172,8 +174,8 @@ func guessProtocol(r *http.Request, err error) protocol {
 	if errors.As(err, &sig) && sig.Service == "sts" {
 		return stsProtocol{}
 	}
-	if errors.As(err, &sig) && sig.Service == "dlm" {
-		return dlmProtocol{}
+	if errors.As(err, &sig) && (sig.Service == "dlm" || sig.Service == "rbin") {
+		return restProtocol{}
 	}
 	return ec2Protocol{}
 }

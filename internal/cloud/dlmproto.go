@@ -20,26 +20,31 @@ var dlmRoutes = []awsproto.Route{
 	{Method: http.MethodGet, Path: "/tags/{ResourceArn}", Action: "ListTagsForResource"},
 }
 
-type dlmProtocol struct{}
+// restProtocol is that of the services whose actions are paths, with JSON in
+// the body.
+type restProtocol struct {
+	routes  []awsproto.Route
+	invalid string // the code for a request that can't be read
+}
 
-func (dlmProtocol) parse(r *http.Request, body []byte) (string, func(any) error, error) {
-	route, fields, ok := awsproto.FindRoute(dlmRoutes, r)
+func (p restProtocol) parse(r *http.Request, body []byte) (string, func(any) error, error) {
+	route, fields, ok := awsproto.FindRoute(p.routes, r)
 	if !ok {
 		return "", nil, &apiError{Code: "UnknownOperationException", Message: "There is no action at " + r.Method + " " + r.URL.Path, Status: http.StatusNotFound}
 	}
 	return route.Action, func(in any) error {
 		if err := awsproto.DecodeREST(in, body, fields, r.URL.Query()); err != nil {
-			return fail(dlmInvalid, "%v", err)
+			return fail(p.invalid, "%v", err)
 		}
 		return nil
 	}, nil
 }
 
-func (dlmProtocol) encode(w io.Writer, _, _ string, out any) error {
+func (restProtocol) encode(w io.Writer, _, _ string, out any) error {
 	return awsproto.EncodeREST(w, out)
 }
 
-func (dlmProtocol) fault(w io.Writer, _ string, e *apiError) error {
+func (restProtocol) fault(w io.Writer, _ string, e *apiError) error {
 	code := e.Code
 	if code == "InternalError" {
 		code = "InternalServerException"
@@ -47,7 +52,7 @@ func (dlmProtocol) fault(w io.Writer, _ string, e *apiError) error {
 	return awsproto.EncodeJSONError(w, code, e.Message)
 }
 
-func (dlmProtocol) contentType() string { return awsproto.RESTContentType }
+func (restProtocol) contentType() string { return awsproto.RESTContentType }
 
 // DLM's own error codes.
 const (

@@ -169,8 +169,9 @@ func pastTime(s *state.PolicySchedule, runs []*pastRun, now time.Time) []*pastRu
 // dropRun deletes a run's snapshots, but for those that an image uses.
 func (c *Cloud) dropRun(p *state.LifecyclePolicy, s *state.PolicySchedule, r *pastRun) error {
 	for _, snap := range r.snaps {
-		err := c.db.Update(func(tx *state.Tx) error {
-			_, err := dropSnapshot(tx, snap.Scope(), snap.ID)
+		var next job
+		err := c.db.Update(func(tx *state.Tx) (err error) {
+			next, err = c.dropSnapshot(tx, snap.Scope(), snap.ID)
 			return err
 		})
 		var api *apiError
@@ -182,7 +183,7 @@ func (c *Cloud) dropRun(p *state.LifecyclePolicy, s *state.PolicySchedule, r *pa
 			return err
 		}
 		c.log.Info("scheduled snapshot deleted", "policy", p.ID, "schedule", s.Name, "snapshot", snap.ID, "taken", r.taken)
-		c.work.kick(jobOf(snap))
+		c.work.kick(next)
 	}
 	return nil
 }

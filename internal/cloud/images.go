@@ -407,6 +407,7 @@ func (c *Cloud) DeregisterImage(ctx context.Context, in *ec2.DeregisterImageInpu
 		return nil, missing("imageId")
 	}
 	s := from(ctx).Scope
+	var next *job
 	err := c.db.Update(func(tx *state.Tx) error {
 		img, err := find[state.Image](tx, s, imageIDs, *in.ImageId)
 		if err != nil {
@@ -415,10 +416,22 @@ func (c *Cloud) DeregisterImage(ctx context.Context, in *ec2.DeregisterImageInpu
 		if img.Owner != s.Account {
 			return fail("AuthFailure", "Not authorized for image %s: it belongs to %s", img.ID, img.Owner)
 		}
+		if img.State == state.ImageAvailable {
+			b := &state.Binned{Image: img}
+			done, err := c.bin(tx, img.Meta, b)
+			if err != nil {
+				return err
+			}
+			if done {
+				j := jobOf(b)
+				next = &j
+			}
+		}
 		return state.Delete(tx, img)
 	})
 	if err != nil {
 		return nil, err
 	}
+	c.kickIf(next)
 	return &ec2.DeregisterImageOutput{Return: aws.Bool(true)}, nil
 }

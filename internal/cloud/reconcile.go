@@ -25,6 +25,8 @@ func (c *Cloud) reconcile(ctx context.Context, j job) error {
 		return c.reconcileImage(j)
 	case (*state.SpotRequest)(nil).Kind():
 		return c.reconcileSpot(j)
+	case (*state.Binned)(nil).Kind():
+		return c.reconcileBinned(j)
 	case (*state.LifecyclePolicy)(nil).Kind():
 		return c.reconcilePolicy(ctx, j)
 	}

@@ -122,13 +122,13 @@ func (c *Cloud) terminate(ctx context.Context, inst *state.Instance, h *machineH
 			if err := detach(tx, d, i); err != nil {
 				return err
 			}
+			next := jobOf(d)
 			if deleted {
-				d.State = state.VolumeDeleting
-				if err := state.Put(tx, d); err != nil {
+				if next, err = c.deleteVolume(tx, d); err != nil {
 					return err
 				}
 			}
-			gone = append(gone, jobOf(d))
+			gone = append(gone, next)
 		}
 		if err := disassociate(tx, i); err != nil {
 			return err

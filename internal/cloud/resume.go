@@ -20,6 +20,7 @@ type leftovers struct {
 	images    []*state.Image
 	policies  []*state.LifecyclePolicy
 	spot      []*state.SpotRequest
+	binned    []*state.Binned
 }
 
 // resume brings back what an earlier daemon left: machines that run are
@@ -75,6 +76,9 @@ func (c *Cloud) leftovers() (*leftovers, error) {
 		if left.policies, err = state.All[state.LifecyclePolicy](tx); err != nil {
 			return err
 		}
+		if left.binned, err = state.All[state.Binned](tx); err != nil {
+			return err
+		}
 		left.spot, err = state.All[state.SpotRequest](tx)
 		return err
 	})
@@ -105,6 +109,9 @@ func (left *leftovers) jobs() []job {
 		if r.State == state.SpotOpen {
 			jobs = append(jobs, jobOf(r))
 		}
+	}
+	for _, b := range left.binned {
+		jobs = append(jobs, jobOf(b))
 	}
 	for _, p := range left.policies {
 		jobs = append(jobs, jobOf(p))

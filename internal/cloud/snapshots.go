@@ -207,36 +207,35 @@ func (c *Cloud) DeleteSnapshot(ctx context.Context, in *ec2.DeleteSnapshotInput)
 		return nil, missing("snapshotId")
 	}
 	s := from(ctx).Scope
-	var snap *state.Snapshot
+	var next job
 	err := c.db.Update(func(tx *state.Tx) (err error) {
-		snap, err = dropSnapshot(tx, s, *in.SnapshotId)
+		next, err = c.dropSnapshot(tx, s, *in.SnapshotId)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	c.work.kick(jobOf(snap))
+	c.work.kick(next)
 	return &ec2.DeleteSnapshotOutput{}, nil
 }
 
-// dropSnapshot marks a snapshot as deleted, unless an image would be made of
-// it. Its worker is to be kicked.
-func dropSnapshot(tx *state.Tx, s state.Scope, id string) (*state.Snapshot, error) {
+// dropSnapshot deletes a snapshot, unless an image would be made of it. The job
+// is to be kicked.
+func (c *Cloud) dropSnapshot(tx *state.Tx, s state.Scope, id string) (job, error) {
 	snap, err := findSnapshot(tx, s, id)
 	if err != nil {
-		return nil, err
+		return job{}, err
 	}
 	images, err := state.List[state.Image](tx, s)
 	if err != nil {
-		return nil, err
+		return job{}, err
 	}
 	for _, img := range images {
 		if usesSnapshot(img, snap.ID) {
-			return nil, fail("InvalidSnapshot.InUse", "The snapshot %s is currently in use by %s. Deregister the image first.", snap.ID, img.ID)
+			return job{}, fail("InvalidSnapshot.InUse", "The snapshot %s is currently in use by %s. Deregister the image first.", snap.ID, img.ID)
 		}
 	}
-	snap.Deleted = true
-	return snap, state.Put(tx, snap)
+	return c.deleteSnapshot(tx, snap)
 }
 
 func usesSnapshot(img *state.Image, id string) bool {

@@ -302,9 +302,10 @@ func (c *Cloud) DeleteVolume(ctx context.Context, in *ec2.DeleteVolumeInput) (*e
 	if in.VolumeId == nil {
 		return nil, missing("volumeId")
 	}
-	var vol *state.Volume
-	err := c.db.Update(func(tx *state.Tx) (err error) {
-		if vol, err = find[state.Volume](tx, from(ctx).Scope, volumeIDs, *in.VolumeId); err != nil {
+	var next job
+	err := c.db.Update(func(tx *state.Tx) error {
+		vol, err := find[state.Volume](tx, from(ctx).Scope, volumeIDs, *in.VolumeId)
+		if err != nil {
 			return err
 		}
 		if a := vol.Attachment; a != nil {
@@ -313,12 +314,12 @@ func (c *Cloud) DeleteVolume(ctx context.Context, in *ec2.DeleteVolumeInput) (*e
 		if err := refuseReserved(vol); err != nil {
 			return err
 		}
-		vol.State = state.VolumeDeleting
-		return state.Put(tx, vol)
+		next, err = c.deleteVolume(tx, vol)
+		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	c.work.kick(jobOf(vol))
+	c.work.kick(next)
 	return &ec2.DeleteVolumeOutput{}, nil
 }
