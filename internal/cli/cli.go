@@ -138,7 +138,7 @@ func addCommands(a *App, root *cobra.Command) {
 		}
 	}
 	add(groupServers, newCreate(a), newLs(a), newShow(a), newSSH(a), newExec(a), newStart(a),
-		newStop(a), newReboot(a), newTerminate(a), newRescue(a), newRestore(a), newClone(a), newMove(a), newPurge(a))
+		newStop(a), newReboot(a), newTerminate(a), newRescue(a), newRestore(a), newClone(a), newMove(a), newPurge(a), newBin(a))
 	add(groupServers, newCp(a), newSerial(a), newSSHConfig(a), newResize(a), newRepair(a))
 	add(groupServers, newWait(a), newProtect(a), newUnprotect(a), newOpen(a), newClose(a))
 	add(groupDisks, newVolume(a), newSnapshot(a), newSnapshots(a), newImage(a))

@@ -21,7 +21,7 @@ func dryRunOf(path string) (how dryRunHow, why string) {
 	_, name, _ := strings.Cut(path, " ")
 	switch name {
 	case "create", "adopt", "start", "stop", "reboot", "terminate", "rescue", "rename", "protect", "unprotect", "open", "close",
-		"resize", "restore", "clone", "purge", "move", "snapshot", "snapshot rm", "schedule", "prune",
+		"resize", "restore", "clone", "purge", "move", "snapshot", "snapshot rm", "schedule", "prune", "bin",
 		"volume create", "volume attach", "volume detach", "volume grow", "volume rm",
 		"image durable", "image copy", "image rm", "image build", "image import", "repair":
 		return dryRunPlans, ""
@@ -29,10 +29,12 @@ func dryRunOf(path string) (how dryRunHow, why string) {
 		"volume ls", "image ls", "context ls", "context show", "cloud status", "cloud env", "cloud logs",
 		"version", "schedule ls", "doctor":
 		return dryRunReads, ""
+	case "bin restore":
+		return dryRunRefused, "the plan knows nothing of what is in the bin; stead bin shows it"
 	case "ssh", "exec", "cp":
 		return dryRunRefused, "what it does on the server is yours to know"
 	case "cloud start", "cloud stop", "cloud run", "cloud check", "cloud collect", "cloud reset",
-		"cloud snapshot", "cloud gc":
+		"cloud snapshot", "cloud gc", "cloud interrupt":
 		return dryRunRefused, "it acts on this machine, not through the cloud's API"
 	case "context create", "context use", "context rm", "context delete", "ssh-config", "ec2 link", "completion", "man":
 		return dryRunRefused, "it changes only files of yours"

@@ -147,10 +147,10 @@ func handling() []string {
 	return []string{"ec2:DetachVolume", "ec2:ModifyVolume", "ec2:RebootInstances", "ec2:StartInstances", "ec2:StopInstances"}
 }
 
-// scheduling are changes of lifecycle policies, which stead tags when it makes
-// them.
+// scheduling are changes of lifecycle policies and of the Recycle Bin's rules,
+// which stead tags when it makes them.
 func scheduling() []string {
-	return []string{"dlm:DeleteLifecyclePolicy", "dlm:UpdateLifecyclePolicy"}
+	return []string{"dlm:DeleteLifecyclePolicy", "dlm:UpdateLifecyclePolicy", "rbin:DeleteRule", "rbin:UpdateRule"}
 }
 
 // tagging are the calls that take tags for what they make.

@@ -24,7 +24,7 @@ func sendable() map[string]string {
 	all := map[string]string{}
 	for service, api := range map[string]reflect.Type{
 		"ec2": reflect.TypeFor[server.EC2](), "ssm": reflect.TypeFor[server.SSM](),
-		"dlm": reflect.TypeFor[server.DLM](), "sts": reflect.TypeFor[server.STS](),
+		"dlm": reflect.TypeFor[server.DLM](), "rbin": reflect.TypeFor[server.RBin](), "sts": reflect.TypeFor[server.STS](),
 	} {
 		for k := range api.NumMethod() {
 			name := api.Method(k).Name
@@ -98,6 +98,13 @@ func TestIAMCallsOfVerbs(t *testing.T) {
 	local("reboot", "web", "--wait", "running")
 	local("terminate", "web", "--yes")
 	local("rescue", "web", "--by", "replace-root", "--wait", "running")
+	local("bin", "--days", "7")
+	local("bin", "--days", "14")
+	local("snapshot", "web")
+	ids := regexp.MustCompile(`(vol|snap)-[0-9a-f]{17}`)
+	sets, _, _ := d.run("--context", "local", "snapshots", "web", "-o", "json")
+	local(append([]string{"bin", "restore", image}, ids.FindAllString(sets, 2)...)...) // they are there
+	local("bin", "--off")
 	local("create", "cheap", "--image", image, "--spot", "--wait", "running")
 	local("terminate", "cheap", "--yes")
 	d.tamper = func(action, answer string) (string, string) {

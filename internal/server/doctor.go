@@ -96,6 +96,8 @@ type surroundings struct {
 	schedules []Schedule
 	// lifecycle tells that the endpoint could say which schedules there are.
 	lifecycle bool
+	// unkept tells that the endpoint has a recycle bin and no rule for servers.
+	unkept bool
 }
 
 func (m *Manager) surroundings(ctx context.Context, name string) (*surroundings, error) {
@@ -105,6 +107,9 @@ func (m *Manager) surroundings(ctx context.Context, name string) (*surroundings,
 		return nil, err
 	}
 	s.schedules, s.lifecycle = m.knownSchedules(ctx, name)
+	if rules, err := m.BinRules(ctx); err == nil { // else there is none, or one may not ask
+		s.unkept = len(rules) == 0
+	}
 	return s, nil
 }
 
@@ -215,6 +220,9 @@ func (m *Manager) examine(ctx context.Context, w *world, about *surroundings) ([
 	e.raid()
 	e.snapshots(m.now())
 	e.schedule(about, m.now())
+	if about.unkept {
+		e.find(checkBin, SeverityHint, w.name, "no rule of the Recycle Bin keeps what is deleted of servers: it is gone at once", "stead bin --days 7")
+	}
 	e.ports(about.groups[w.name])
 	if w.instance == nil || stateOf(w.instance) == types.InstanceStateNameShuttingDown {
 		return e.list, nil

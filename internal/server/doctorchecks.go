@@ -28,6 +28,7 @@ const (
 	checkSnapshots  = "snapshots"
 	checkSchedule   = "schedule"
 	checkForgotten  = "forgotten-snapshots"
+	checkBin        = "recycle-bin"
 	checkAddress    = "fixed-address"
 	checkNofail     = "fstab-nofail"
 	checkByName     = "fstab-by-name"

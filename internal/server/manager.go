@@ -12,9 +12,10 @@ import (
 // Config joins a Manager to its cloud. EC2 is required; all else has defaults.
 type Config struct {
 	EC2    EC2
-	SSM    SSM // nil: aliases are found by DescribeImages alone
-	DLM    DLM // nil: schedules are refused
-	STS    STS // nil: the role of a schedule must be named
+	SSM    SSM  // nil: aliases are found by DescribeImages alone
+	DLM    DLM  // nil: schedules are refused
+	RBin   RBin // nil: there is no recycle bin
+	STS    STS  // nil: the role of a schedule must be named
 	Region string
 	// Prices are those that the endpoint charges. nil: it charges nothing, or
 	// nobody knows what.
@@ -64,6 +65,7 @@ type Manager struct {
 	ec2          EC2
 	ssm          SSM
 	dlm          DLM
+	rbin         RBin
 	sts          STS
 	region       string
 	prices       *price.Book
@@ -83,7 +85,7 @@ type Manager struct {
 // New returns a Manager for cfg.
 func New(cfg Config) *Manager {
 	m := &Manager{
-		ec2: cfg.EC2, ssm: cfg.SSM, dlm: cfg.DLM, sts: cfg.STS, region: cfg.Region, prices: cfg.Prices, local: cfg.Local,
+		ec2: cfg.EC2, ssm: cfg.SSM, dlm: cfg.DLM, rbin: cfg.RBin, sts: cfg.STS, region: cfg.Region, prices: cfg.Prices, local: cfg.Local,
 		log: cfg.Log, notify: cfg.Notify, now: cfg.Now, guest: cfg.Guest, dial: cfg.Dial, regional: cfg.Regional,
 		pollMin:      orDuration(cfg.PollMin, 100*time.Millisecond),
 		pollMax:      orDuration(cfg.PollMax, 3*time.Second),
