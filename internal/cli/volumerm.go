@@ -84,6 +84,9 @@ func (a *App) volumeRm(ctx context.Context, o volumeRmOptions) error {
 			if r.SnapshotID != "" {
 				fmt.Fprintf(w, "; its last snapshot is %s", r.SnapshotID)
 			}
+			if r.Set != "" {
+				fmt.Fprintf(w, ": stead restore NAME --set %s brings it back", r.Set)
+			}
 			fmt.Fprintln(w)
 		}
 	})
