@@ -55,7 +55,11 @@ func TestExamplesMakeSense(t *testing.T) {
 				continue
 			}
 			args := words(t, line)
-			_, errs, code := d.run(append([]string{"--dry-run", "--timeout", "2s"}, args...)...)
+			args = append([]string{"--dry-run", "--timeout", "2s"}, args...)
+			if !slices.Contains(args, "--") {
+				args = append(args, "--timeout", "2s") // whatever the example says
+			}
+			_, errs, code := d.run(args...)
 			if code == 2 && !strings.Contains(errs, "no such file") {
 				t.Errorf("%s: exit code %d\n%s", line, code, errs)
 			}
