@@ -297,11 +297,13 @@ func poke(path string, at int64, text string) error {
 
 // Cut off after any step and run again, the script ends with the same disks.
 func TestDiskSetupKilledAtEveryStep(t *testing.T) {
+	t.Parallel()
 	for name, s := range map[string]diskSetup{
 		"single": twoDisks(),
 		"raid":   {Raid: "1", FS: fsExt4, Mount: "/srv", Disks: []setupDisk{{"/dev/sdf", 1}, {"/dev/sdg", 1}}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			for at := 1; ; at++ {
 				g := newGuestBox(t)
 				g.disk("vdb", int64(s.Disks[0].GiB), "sdf")

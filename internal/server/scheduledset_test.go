@@ -97,7 +97,7 @@ func (b *bench) pruneBySchedule(m *server.Manager, web *server.Server) {
 	_, err := m.Schedule(ctx, "web", server.ScheduleOptions{Every: 24, Keep: 2})
 	b.check(err)
 	for range 2 {
-		b.tick()
+		nextSecond()
 		b.policyRun(web)
 	}
 	forgotten := func() (n int) {
@@ -113,7 +113,7 @@ func (b *bench) pruneBySchedule(m *server.Manager, web *server.Server) {
 	if n := forgotten(); n != 0 {
 		b.t.Errorf("one set more than the schedule keeps, which may be going, and %d findings", n)
 	}
-	b.tick()
+	nextSecond()
 	b.policyRun(web)
 	if n := forgotten(); n != 1 {
 		b.t.Errorf("two sets too many, and %d findings", n)
