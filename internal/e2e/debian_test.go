@@ -24,42 +24,58 @@ const debianPatience = 20 * time.Minute
 // slowly runs stead with more patience, which must succeed.
 func (r *rig) slowly(args ...string) string {
 	r.t.Helper()
+	res := r.trySlowly(args...)
+	if res.code != 0 {
+		r.t.Fatalf("stead %s: %v", strings.Join(args, " "), res)
+	}
+	return strings.TrimSpace(res.stdout)
+}
+
+// trySlowly runs stead with more patience, and gives what came of it.
+func (r *rig) trySlowly(args ...string) result {
+	r.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), debianPatience)
 	defer cancel()
 	start := time.Now()
 	res := r.finish(r.command(ctx, nil, "stead", append([]string{"--timeout", debianPatience.String()}, args...)...), nil)
-	if res.code != 0 {
-		r.t.Fatalf("stead %s: %v", strings.Join(args, " "), res)
-	}
 	r.t.Logf("stead %s: %.0f s", strings.Join(args, " "), time.Since(start).Seconds())
-	return strings.TrimSpace(res.stdout)
+	return res
 }
 
 // debianUserData names the server and leaves a trace.
 const debianUserData = "#!/bin/sh\n# stead: hostname deb\necho run >>/root/runs\n"
 
 // TestMachineDebian builds Debian and takes one disk through a server's life:
-// a first boot on a larger disk by UEFI, a disk that comes later, a rescue to a
-// type that has BIOS alone, and a clone.
+// a first boot on a larger disk by UEFI, a disk that comes later, more growth, a
+// rescue to a type that has BIOS alone, which finds it unfit to boot, its
+// repair, and a clone.
 func TestMachineDebian(t *testing.T) {
 	r := newRig(t)
 	if m := image.MissingForDebian(); len(m) > 0 {
 		skip(t, fmt.Sprintf("the Debian image cannot be built: %v", &image.MissingError{Missing: m}))
 	}
+	r.nvmeAtSdh()
 	r.slowly("image", "build", "debian")
 	script := filepath.Join(r.root, "user-data")
 	if err := os.WriteFile(script, []byte(debianUserData), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	r.slowly("create", "deb", "--image", "debian", "--disk", "5", "--data", "1:/dev/sdf1", "--user-data", script)
+	r.slowly("create", "deb", "--image", "debian", "--disk", "5", "--data", "1:/dev/sdf1", "--data", "1:/dev/sdh", "--fs", "xfs", "--user-data", script)
 	r.checkDebian(t, "uefi")
 	checkMetadata(t, r)
+	checkNVMe(t, r)
+	r.sh("deb", "echo kept | sudo tee /data2/mark >/dev/null")
 	t.Run("a disk that comes later", r.checkHotPlug)
+	checkDebianDisks(t, r)
 	was := r.identity("deb")
 	t.Run("TestTrap11IdentityOutlivesTheInstance", func(t *testing.T) {
+		breakDebian(t, r)
 		r.slowly("terminate", "deb", "--yes")
-		r.slowly("rescue", "deb", "--type", "t2.micro")
+		r.slowly("rescue", "deb", "--type", "t2.micro", "--wait", "running")
+		repairDebian(t, r)
 		r.checkDebian(t, "legacy-bios")
+		checkNVMe(t, r)
+		r.sh("deb", "grep -q kept /data2/mark")
 		if now := r.identity("deb"); now != was {
 			t.Errorf("it is another server now:\n%s\nand was\n%s", now, was)
 		}

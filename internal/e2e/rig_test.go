@@ -69,6 +69,7 @@ type rig struct {
 	root     string // of all folders
 	data     string // the local cloud's folder
 	machines string // auto or none
+	first    string // goes before the rest of PATH
 }
 
 // skip skips, unless every test is demanded.
@@ -153,7 +154,7 @@ func (r *rig) logs() {
 // the path.
 func (r *rig) environ() []string {
 	return []string{
-		"PATH=" + r.bin + ":" + os.Getenv("PATH"),
+		"PATH=" + r.first + r.bin + ":" + os.Getenv("PATH"),
 		"HOME=" + filepath.Join(r.root, "home"),
 		"STEAD_CONFIG_DIR=" + filepath.Join(r.root, "config"),
 		"STEAD_DATA_DIR=" + r.data,
