@@ -49,7 +49,7 @@ func TestExamplesMakeSense(t *testing.T) {
 		"stead image import", // of a file that isn't here, or from the internet
 		"stead cp",           // likewise
 	}
-	cli.EachCommand(func(path, _, example string) {
+	cli.EachCommand(func(_, _, example string) {
 		for _, line := range exampleLines(example) {
 			if strings.HasPrefix(line, "stead cloud") || strings.HasPrefix(line, "stead context") || slices.ContainsFunc(known, func(k string) bool { return strings.HasPrefix(line, k) }) {
 				continue

@@ -107,7 +107,7 @@ func TestIAMCallsOfVerbs(t *testing.T) {
 	local("bin", "--off")
 	local("create", "cheap", "--image", image, "--spot", "--wait", "running")
 	local("terminate", "cheap", "--yes")
-	d.tamper = func(action, answer string) (string, string) {
+	d.tamper = func(_, answer string) (string, string) {
 		return "", strings.ReplaceAll(answer, "<status>ok</status>", "<status>impaired</status>")
 	}
 	explained("show", "web")
