@@ -55,7 +55,7 @@ func (b *bench) policyRun(s *server.Server, more ...types.Tag) {
 // volumes takes each at another moment.
 func TestScheduledSetComesBack(t *testing.T) {
 	t.Parallel()
-	b := newBench(t, nil)
+	b := newForeignBench(t, nil)
 	c := b.config(lifecycle{b.client})
 	c.DLM, c.STS = newShelf(), b.sts()
 	m := server.New(c)
