@@ -27,7 +27,9 @@ func TestMachineLive(t *testing.T) {
 		conn, from := serial(t, ctl, id)
 		done := make(chan string, 1)
 		go func() {
-			done <- r.sh(id, "stty -F /dev/ttyS0 -echo 2>/dev/null; echo ready > /dev/ttyS0; head -n 1 < /dev/ttyS0")
+			// The login prompt would read what is typed.
+			done <- r.sh(id, "until pidof getty >/dev/null; do sleep 0.1; done; kill -STOP $(pidof getty); stty -F /dev/ttyS0 -echo 2>/dev/null; "+
+				"echo ready > /dev/ttyS0; head -n 1 < /dev/ttyS0; kill -CONT $(pidof getty)")
 		}()
 		readUntil(t, from, "ready")
 		say(t, conn, "typed here")
