@@ -91,7 +91,7 @@ func (c *Cloud) giveBack(tx *state.Tx, r *state.SpotRequest, i *state.Instance) 
 	r.Interrupted = false
 	if checkRoot(tx, i) != nil {
 		c.endSpotWithoutRoot(i)
-		return nil
+		return nil //nolint:nilerr // the instance ends for want of it
 	}
 	c.setSpot(r, r.State, spotFulfilled, "Your spot request is fulfilled.")
 	i.Launched = c.now().UTC()
