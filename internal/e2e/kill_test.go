@@ -22,6 +22,9 @@ type trial struct {
 	args   []string
 }
 
+// outage is how long a command has to see that the daemon is gone.
+const outage = 3 * time.Second
+
 func (t trial) String() string {
 	blow := "the daemon killed"
 	if t.sigint {
@@ -37,7 +40,12 @@ func (t trial) run() bool {
 	g.rig.t.Helper()
 	var started *os.Process
 	ready := make(chan struct{})
-	blow := g.rig.killDaemon
+	blow := func() {
+		g.rig.killDaemon()
+		// A command that waits for something sits an outage out. This one doesn't
+		// end: the command dies with the daemon.
+		time.AfterFunc(outage, func() { <-ready; _ = started.Kill() })
+	}
 	if t.sigint {
 		blow = func() { <-ready; _ = started.Signal(os.Interrupt) } // it may have ended
 	}

@@ -42,7 +42,11 @@ if [ ! -e "$tmp/ok" ]; then
 	echo "the copy was cut off" >&2
 	exit 1
 fi
+# What has come is on the disk before it gets its name, and has its name there
+# before this is a success: a snapshot that is taken next has it.
+sync || exit
 for f in "$tmp"/d/* "$tmp"/d/.[!.]* "$tmp"/d/..?*; do
 	[ -e "$f" ] || [ -L "$f" ] || continue
 	place "$f" "$dir/${name:-${f##*/}}" || exit
 done
+sync

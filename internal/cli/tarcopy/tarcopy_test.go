@@ -25,7 +25,7 @@ func shells(t *testing.T) map[string][]string {
 		return list
 	}
 	bin := t.TempDir()
-	for _, name := range strings.Fields("sh tar mktemp mv rm dirname basename chmod readlink") {
+	for _, name := range strings.Fields("sh tar mktemp mv rm dirname basename chmod readlink sync") {
 		if err := os.Symlink(busybox, filepath.Join(bin, name)); err != nil {
 			t.Fatal(err)
 		}
