@@ -1,0 +1,87 @@
+package objects
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// FS is every use that Dir makes of its filesystem, in one place, so that a test
+// can fail any of them or take away what a power cut would. Errors are those of
+// package os.
+type FS interface {
+	// Create opens a new file for writing.
+	Create(path string) (File, error)
+	// Open opens a file for reading.
+	Open(path string) (File, error)
+	// Publish renames, but fails with fs.ErrExist where something is at to.
+	Publish(from, to string) error
+	Remove(path string) error
+	// Mkdir makes a folder for its owner alone.
+	Mkdir(path string) error
+	// SyncDir makes durable what was created, renamed and removed in a folder.
+	SyncDir(path string) error
+	ReadDir(path string) ([]fs.DirEntry, error)
+	Stat(path string) (fs.FileInfo, error)
+}
+
+// File is an open file.
+type File interface {
+	io.Writer
+	io.ReaderAt
+	// Sync makes the contents durable. After an error they can't be trusted, not
+	// even if a second Sync succeeds.
+	Sync() error
+	Close() error
+}
+
+// OS is the machine's filesystem.
+type OS struct{}
+
+// Create implements FS.
+func (OS) Create(path string) (File, error) {
+	return os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+}
+
+// Open implements FS.
+func (OS) Open(path string) (File, error) { return os.Open(path) }
+
+// Publish implements FS.
+func (OS) Publish(from, to string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+		// A filesystem that can't: a second name, which also fails on a taken one.
+		if err = os.Link(from, to); err == nil {
+			err = os.Remove(from)
+		}
+		return err
+	}
+	if err != nil {
+		return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
+	}
+	return nil
+}
+
+// Remove implements FS.
+func (OS) Remove(path string) error { return os.Remove(path) }
+
+// Mkdir implements FS.
+func (OS) Mkdir(path string) error { return os.Mkdir(path, 0o700) }
+
+// SyncDir implements FS.
+func (OS) SyncDir(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// ReadDir implements FS.
+func (OS) ReadDir(path string) ([]fs.DirEntry, error) { return os.ReadDir(path) }
+
+// Stat implements FS.
+func (OS) Stat(path string) (fs.FileInfo, error) { return os.Stat(path) }
