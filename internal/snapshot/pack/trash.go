@@ -1,0 +1,139 @@
+package pack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/steadcloud/stead/internal/snapshot/objects"
+)
+
+// untrash brings the pack of a blob back from the trash, where a blob that
+// something needs should never be.
+func (s *Store) untrash(ctx context.Context, i id) (found bool, err error) {
+	s.sweeping.Lock()
+	defer s.sweeping.Unlock()
+	object, err := s.findTrash(ctx, i)
+	if err != nil || object == "" {
+		return false, err
+	}
+	s.log.Error("a block that is needed was swept: bringing its pack back from the trash; please report this", "block", Digest(i), "object", object)
+	return true, s.bringBack(ctx, object)
+}
+
+// Recover brings back from the trash what of these blobs is there; those that
+// are nowhere are ErrNotFound. It is for a root that is to be restored.
+func (s *Store) Recover(ctx context.Context, sums []Digest) error {
+	if err := s.load(ctx); err != nil {
+		return err
+	}
+	s.sweeping.Lock()
+	defer s.sweeping.Unlock()
+	for _, sum := range sums {
+		i := s.id(sum)
+		s.mu.RLock()
+		there := s.index != nil && s.has(i)
+		s.mu.RUnlock()
+		if there {
+			continue
+		}
+		object, err := s.findTrash(ctx, i)
+		if err != nil {
+			return err
+		}
+		if object == "" {
+			return fmt.Errorf("block %s: %w", sum, ErrNotFound)
+		}
+		if err := s.bringBack(ctx, object); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// has says whether the index leads to a blob. mu is held.
+func (s *Store) has(i id) bool {
+	_, ok := s.index.places[i]
+	return ok
+}
+
+// findTrash returns the object in the trash that holds a blob, or "". sweeping
+// is held.
+func (s *Store) findTrash(ctx context.Context, i id) (string, error) {
+	s.mu.RLock()
+	known := s.trash
+	s.mu.RUnlock()
+	if known == nil {
+		known = make(map[id]string)
+		err := s.objs.List(ctx, kindTrash, func(o objects.Info) error {
+			entries, err := s.entriesOf(ctx, kindTrash, o.Name[len(kindTrash)+1:], o.Size)
+			for _, e := range entries {
+				known[e.id] = o.Name
+			}
+			return err
+		})
+		if err != nil {
+			return "", fmt.Errorf("look through the trash: %w", err)
+		}
+		s.mu.Lock()
+		s.trash = known
+		s.mu.Unlock()
+	}
+	return known[i], nil
+}
+
+// bringBack puts a pack in the trash back to the others. sweeping is held.
+func (s *Store) bringBack(ctx context.Context, object string) error {
+	_, name, ok := parseStamp(object[len(kindTrash)+1:])
+	if !ok {
+		return fmt.Errorf("%w: %q in the trash", objects.ErrInvalid, object)
+	}
+	info, err := s.objs.Stat(ctx, object)
+	if err != nil {
+		return err
+	}
+	if err := s.objs.Rename(ctx, object, kindPacks+"/"+name); err != nil && !errors.Is(err, objects.ErrExists) {
+		return fmt.Errorf("bring back %s: %w", object, err)
+	}
+	entries, err := s.entriesOf(ctx, kindPacks, name, info.Size)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.trash = nil
+	if s.index == nil {
+		return nil
+	}
+	if n, ok := s.index.number[name]; ok && !s.index.packs[n].gone {
+		delete(s.index.number, name) // the same pack, under a new number
+	}
+	s.index.add(name, info.Size, entries, func(entry) bool { return false })
+	for _, e := range entries {
+		delete(s.rotten, e.id)
+	}
+	return nil
+}
+
+// emptyTrash deletes for good what has been in the trash long enough, or all of
+// it. sweeping is held.
+func (s *Store) emptyTrash(ctx context.Context, all bool) (freed int64, err error) {
+	now := s.opts.Now()
+	for _, kind := range []string{kindDeleted, kindTrash} { // roots first
+		err := s.objs.List(ctx, kind, func(o objects.Info) error {
+			at, _, ok := parseStamp(o.Name[len(kind)+1:])
+			if !ok || !all && now.Sub(at) < s.opts.Trash {
+				return nil
+			}
+			freed += o.Size
+			return s.objs.Delete(ctx, o.Name)
+		})
+		if err != nil {
+			return freed, fmt.Errorf("empty the trash: %w", err)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.trash = nil
+	return freed, nil
+}

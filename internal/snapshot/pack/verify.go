@@ -1,0 +1,173 @@
+package pack
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/steadcloud/stead/internal/snapshot/objects"
+)
+
+// Verify reads every pack through, in its order on the disk, on so many workers,
+// and calls fn for each blob that the index leads to: with a nil error where its
+// contents are right. fn isn't called concurrently. What is found rotten is
+// noted, so that the next Put of it writes it anew.
+func (s *Store) Verify(ctx context.Context, workers int, fn func(sum Digest, plain int, err error)) error {
+	hold, err := s.Begin(ctx) // keeps the index
+	if err != nil {
+		return err
+	}
+	defer hold.Close()
+	packs := s.byPack()
+	var mu sync.Mutex // held while fn is called
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(workers)
+	for _, p := range packs {
+		group.Go(func() error {
+			return s.verifyPack(ctx, p, func(sum Digest, plain int, err error) {
+				mu.Lock()
+				defer mu.Unlock()
+				fn(sum, plain, err)
+			})
+		})
+	}
+	return group.Wait()
+}
+
+// packBlobs are a pack's blobs that the index leads to.
+type packBlobs struct {
+	packInfo
+	ids    []id
+	places []place
+}
+
+func (s *Store) byPack() []*packBlobs {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	packs := make([]*packBlobs, len(s.index.packs))
+	for i, p := range s.index.places {
+		b := packs[p.pack]
+		if b == nil {
+			b = &packBlobs{packInfo: s.index.packs[p.pack]}
+			packs[p.pack] = b
+		}
+		b.ids, b.places = append(b.ids, i), append(b.places, p)
+	}
+	return slices.DeleteFunc(packs, func(b *packBlobs) bool { return b == nil })
+}
+
+func (s *Store) verifyPack(ctx context.Context, p *packBlobs, fn func(sum Digest, plain int, err error)) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	raw, err := s.readAll(ctx, kindPacks+"/"+p.name)
+	if errors.Is(err, objects.ErrNotFound) {
+		return s.verifyApart(ctx, p, fn) // swept or rewritten since, or lost
+	}
+	if err != nil {
+		return err
+	}
+	order := make([]int, len(p.ids))
+	for n := range order {
+		order[n] = n
+	}
+	slices.SortFunc(order, func(a, b int) int { return cmp.Compare(p.places[a].off, p.places[b].off) })
+	var buf []byte
+	for _, n := range order {
+		i, at := p.ids[n], p.places[n]
+		end := int64(at.off) + int64(blobHeader) + int64(at.stored)
+		var err error = &CorruptError{Object: kindPacks + "/" + p.name, Digest: Digest(i), Reason: "the pack is cut short"}
+		var data []byte
+		if end <= int64(len(raw)) {
+			data, err = s.decode(p.name, raw[at.off:end], at.off, Digest(i), buf)
+		}
+		var bad *CorruptError
+		if errors.As(err, &bad) {
+			s.noteRot(ctx, i, at, p.name, bad)
+		}
+		fn(Digest(i), len(data), err)
+		buf = data
+	}
+	return nil
+}
+
+// verifyApart reads a pack's blobs wherever they are now.
+func (s *Store) verifyApart(ctx context.Context, p *packBlobs, fn func(sum Digest, plain int, err error)) error {
+	for _, i := range p.ids {
+		data, err := s.Get(ctx, Digest(i), nil)
+		if errors.Is(err, ErrNotFound) {
+			continue // swept since
+		}
+		if err != nil && !errors.Is(err, ErrCorrupt) {
+			return err
+		}
+		fn(Digest(i), len(data), err)
+	}
+	return nil
+}
+
+// Stats describes what a store takes.
+type Stats struct {
+	Packs, Blobs int
+	Bytes        int64 // of all packs
+	LiveBytes    int64 // of the blobs that the index leads to
+	Rotten       int   // blobs known to be
+	TrashPacks   int
+	TrashBytes   int64
+}
+
+// Stats counts what is there.
+func (s *Store) Stats(ctx context.Context) (Stats, error) {
+	var st Stats
+	hold, err := s.Begin(ctx) // keeps the index
+	if err != nil {
+		return st, err
+	}
+	defer hold.Close()
+	s.mu.RLock()
+	st.Blobs, st.Rotten = len(s.index.places), len(s.rotten)
+	for _, p := range s.index.places {
+		st.LiveBytes += int64(blobHeader) + int64(p.stored)
+	}
+	s.mu.RUnlock()
+	err = s.objs.List(ctx, kindPacks, func(o objects.Info) error {
+		st.Packs++
+		st.Bytes += o.Size
+		return nil
+	})
+	if err != nil {
+		return st, err
+	}
+	return st, s.objs.List(ctx, kindTrash, func(o objects.Info) error {
+		st.TrashPacks++
+		st.TrashBytes += o.Size
+		return nil
+	})
+}
+
+// Rebuild forgets the index, the index objects and the notes of rot and makes
+// the index again from the packs. ErrBusy says that uploads or sweeps are under
+// way, which would be lost on it.
+func (s *Store) Rebuild(ctx context.Context) error {
+	s.sweeping.Lock()
+	defer s.sweeping.Unlock()
+	s.mu.Lock()
+	busy := len(s.uploads)+len(s.sweeps)+len(s.pending) > 0
+	if !busy {
+		s.index = nil // those that come now wait for sweeping
+	}
+	s.mu.Unlock()
+	if busy {
+		return ErrBusy
+	}
+	for _, kind := range []string{kindIndex, kindRot} {
+		if err := s.objs.List(ctx, kind, func(o objects.Info) error { return s.objs.Delete(ctx, o.Name) }); err != nil {
+			return err
+		}
+	}
+	return s.reload(ctx)
+}
