@@ -8,8 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-
-	"github.com/steadcloud/stead/internal/snapshot"
 )
 
 // benchVolume is half compressible by about three, a quarter noise and a
@@ -75,7 +73,7 @@ func BenchmarkRestore(b *testing.B) {
 		if err := f.Truncate(volume.Size()); err != nil {
 			b.Fatal(err)
 		}
-		if err := engine(store).Restore(context.Background(), "s", f, nil); err != nil {
+		if err := store.Restore(context.Background(), "s", f, nil); err != nil {
 			b.Fatal(err)
 		}
 		if err := f.Sync(); err != nil {
@@ -97,7 +95,7 @@ func BenchmarkCheck(b *testing.B) {
 	snap(b, store, "s", volume)
 	b.SetBytes(volume.Size())
 	for b.Loop() {
-		if _, err := snapshot.New(store, nil).Check(context.Background(), true); err != nil {
+		if _, err := store.Check(context.Background(), true, nil); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -1,16 +1,18 @@
 package snapshot
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
+
+	"github.com/steadcloud/stead/internal/snapshot/pack"
 )
 
 // Report is what Check found.
 type Report struct {
-	Snapshots int   // with a readable manifest
+	Snapshots int   // with a readable root
 	Blocks    int   // distinct blocks that they name
 	BytesRead int64 // plain bytes verified
 	Problems  []Problem
@@ -20,78 +22,149 @@ type Report struct {
 // each.
 type Problem struct {
 	Snapshot string
-	Block    BlockID // empty where the manifest is unreadable
+	Block    Digest // zero where the root or a page is unreadable
+	Index    int64  // of the block in its volume; -1 likewise
 	Err      error
 }
 
-// Check verifies that every manifest is readable and that every block that it
-// names is there; with readData also that each block holds what it should.
-// Damage is in the report. The error is for a check that couldn't be done.
-func (e *Engine) Check(ctx context.Context, readData bool) (Report, error) {
-	var report Report
-	names, err := e.store.Manifests(ctx)
+// Check verifies that every root and page is readable and that every block that
+// they name is there; with readData also that each block holds what it should.
+// Damage is in the report, and noted, so that the next snapshot with such a block
+// stores it anew. The error is for a check that couldn't be done.
+func (e *Engine) Check(ctx context.Context, readData bool, progress Progress) (Report, error) {
+	report, err := e.check(ctx, readData, progress)
 	if err != nil {
 		return report, fmt.Errorf("check snapshots: %w", err)
 	}
-	var blocks []entry
-	users := make(map[BlockID][]string)
+	return report, nil
+}
+
+func (e *Engine) check(ctx context.Context, readData bool, progress Progress) (report Report, err error) {
+	bad := make(map[Digest]error)
+	if readData {
+		if err := e.readAll(ctx, &report, bad, progress); err != nil {
+			return report, err
+		}
+	}
+	names, err := e.store.Roots(ctx)
+	if err != nil {
+		return report, err
+	}
+	c := &checker{e: e, report: &report, bad: bad, seen: make(map[Digest]struct{})}
 	for _, name := range names {
-		m, err := e.load(ctx, name)
+		r, err := e.loadRoot(ctx, name)
 		switch {
 		case errors.Is(err, ErrNotFound): // deleted since
-			continue
 		case ctx.Err() != nil:
-			return report, fmt.Errorf("check snapshots: %w", ctx.Err())
+			return report, ctx.Err()
 		case err != nil:
-			report.Problems = append(report.Problems, Problem{Snapshot: name, Err: err})
-			continue
-		}
-		report.Snapshots++
-		for _, b := range m.blocks {
-			if users[b.id] == nil {
-				blocks = append(blocks, b)
-			}
-			if u := users[b.id]; len(u) == 0 || u[len(u)-1] != name {
-				users[b.id] = append(u, name)
+			report.Problems = append(report.Problems, Problem{Snapshot: name, Index: -1, Err: err})
+		default:
+			report.Snapshots++
+			if err := c.snapshot(ctx, r); err != nil {
+				return report, err
 			}
 		}
 	}
-	report.Blocks = len(blocks)
-
-	var mu sync.Mutex // guards report
-	err = e.each(ctx, blocks, func(ctx context.Context, b entry, buf []byte) error {
-		n, damage := e.verify(ctx, b, buf, readData)
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		report.BytesRead += n
-		if damage == nil {
-			return nil
-		}
-		for _, name := range users[b.id] {
-			report.Problems = append(report.Problems, Problem{Snapshot: name, Block: b.id, Err: damage})
-		}
-		return nil
-	})
-	if err != nil {
-		return report, fmt.Errorf("check snapshots: %w", err)
-	}
+	report.Blocks = len(c.seen)
 	slices.SortFunc(report.Problems, func(a, b Problem) int {
-		return slices.Compare([]string{a.Snapshot, string(a.Block)}, []string{b.Snapshot, string(b.Block)})
+		return cmp.Or(cmp.Compare(a.Snapshot, b.Snapshot), cmp.Compare(a.Index, b.Index))
 	})
 	return report, nil
 }
 
-func (e *Engine) verify(ctx context.Context, b entry, buf []byte, readData bool) (int64, error) {
-	if readData {
-		data, err := e.fetch(ctx, b, buf)
-		return int64(len(data)), err
+// readAll reads everything in the store.
+func (e *Engine) readAll(ctx context.Context, report *Report, bad map[Digest]error, progress Progress) error {
+	stats, err := e.store.Stats(ctx)
+	if err != nil {
+		return err
 	}
-	_, err := e.store.StatBlock(ctx, b.id)
-	if errors.Is(err, ErrNotFound) {
-		err = &CorruptError{Block: b.id, Reason: "it is missing"}
+	done := newMeter(progress, int64(stats.Blobs))
+	return e.store.Verify(ctx, e.workers, func(sum Digest, plain int, err error) {
+		done.add(1)
+		report.BytesRead += int64(plain)
+		if err != nil {
+			bad[sum] = err
+		}
+	})
+}
+
+type checker struct {
+	e      *Engine
+	report *Report
+	bad    map[Digest]error
+	seen   map[Digest]struct{}
+}
+
+func (c *checker) snapshot(ctx context.Context, r *root) error {
+	for _, ref := range r.pages {
+		p, err := c.e.loadPage(ctx, r, ref)
+		if errors.Is(err, ErrCorrupt) {
+			c.report.Problems = append(c.report.Problems, Problem{Snapshot: r.id, Index: -1, Err: err})
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		for n, there := range p.there {
+			if !there {
+				continue
+			}
+			if err := c.block(ctx, r, block{ref.number*pageBlocks + int64(n), p.sums[n]}); err != nil {
+				return err
+			}
+		}
 	}
-	return 0, err
+	return nil
+}
+
+func (c *checker) block(ctx context.Context, r *root, b block) error {
+	c.seen[b.sum] = struct{}{}
+	err := c.bad[b.sum]
+	if err == nil {
+		_, err = c.e.store.Stat(ctx, b.sum)
+	}
+	if err == nil {
+		return nil
+	}
+	if err = inSnapshot(r.id, b.index, b.sum, err); !errors.Is(err, ErrCorrupt) {
+		return err
+	}
+	c.report.Problems = append(c.report.Problems, Problem{Snapshot: r.id, Block: b.sum, Index: b.index, Err: err})
+	return nil
+}
+
+// Repair makes the store's index again from its packs and then reads everything,
+// as Check does. What is damaged stays so until a snapshot stores it anew.
+// pack.ErrBusy says that snapshots are being made.
+func (e *Engine) Repair(ctx context.Context, progress Progress) (Report, error) {
+	if err := e.store.Rebuild(ctx); err != nil {
+		return Report{}, fmt.Errorf("repair the snapshot store: %w", err)
+	}
+	return e.Check(ctx, true, progress)
+}
+
+// Stats describes what the store takes.
+type Stats struct {
+	pack.Stats
+	Snapshots, Deleted int   // Deleted can be had back
+	VolumeBytes        int64 // of all snapshots, as if each were whole
+}
+
+// Stats counts what is there.
+func (e *Engine) Stats(ctx context.Context) (Stats, error) {
+	infos, err := e.List(ctx)
+	if err != nil {
+		return Stats{}, err
+	}
+	s := Stats{Snapshots: len(infos)}
+	for _, i := range infos {
+		s.VolumeBytes += i.DataBytes
+	}
+	if s.Stats, err = e.store.Stats(ctx); err != nil {
+		return s, fmt.Errorf("count the snapshot store: %w", err)
+	}
+	deleted, err := e.store.DeletedRoots(ctx)
+	s.Deleted = len(deleted)
+	return s, err
 }

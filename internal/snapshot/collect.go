@@ -4,60 +4,119 @@ import (
 	"context"
 	"errors"
 	"fmt"
+
+	"github.com/steadcloud/stead/internal/snapshot/pack"
 )
 
-// Collect deletes the blocks that no snapshot names and returns the bytes
-// freed. Snapshots may be created and deleted meanwhile: what a running Create
-// puts or finds is kept. A manifest that can't be read aborts it before
-// anything is deleted, for nobody knows what that one needs.
-func (e *Engine) Collect(ctx context.Context) (freed int64, err error) {
+// Collect puts the blocks that no snapshot names into the trash, and deletes for
+// good what was there long enough. Snapshots may be created and deleted
+// meanwhile: what a running Create puts or finds is kept. A root or page that
+// can't be read aborts it before anything is taken away, for nobody knows what
+// that one needs.
+func (e *Engine) Collect(ctx context.Context) (swept pack.Swept, err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("collect blocks: %w", err)
 		}
 	}()
-	// Before the manifests are read: a Create that ends while they are has its
-	// blocks kept by the sweep, one that ended earlier by its manifest.
+	// Before the roots are read: a Create that ends while they are has its
+	// blocks kept by the sweep, one that ended earlier by its root.
 	sweep, err := e.store.BeginSweep(ctx)
 	if err != nil {
-		return 0, err
+		return swept, err
 	}
-	defer func() { err = errors.Join(err, sweep.Close()) }()
-	live, err := e.liveBlocks(ctx)
-	if err != nil {
-		return 0, err
+	defer sweep.Close()
+	m := &marks{e: e, blocks: make(map[Digest]struct{}), seen: make(map[string]struct{})}
+	if err := m.roots(ctx); err != nil {
+		return swept, err
 	}
-	err = e.store.Blocks(ctx, func(b BlockInfo) error {
-		if _, ok := live[b.ID]; ok {
-			return nil
-		}
-		n, err := sweep.Delete(ctx, b.ID)
-		freed += n
-		return err
-	})
+	if err := m.pinned(ctx); err != nil {
+		return swept, err
+	}
+	// Once more: a snapshot that was made meanwhile, and holds its pin no more,
+	// may have taken over blocks of one that was deleted meanwhile.
+	if err := m.roots(ctx); err != nil {
+		return swept, err
+	}
+	swept, err = sweep.Run(ctx, m.blocks)
 	if err == nil {
-		e.log.Info("collected snapshot blocks", "freed_bytes", freed)
+		e.log.Info("collected snapshot blocks", "trashed_bytes", swept.Bytes, "freed_bytes", swept.Freed)
 	}
-	return freed, err
+	return swept, err
 }
 
-func (e *Engine) liveBlocks(ctx context.Context) (map[BlockID]struct{}, error) {
-	names, err := e.store.Manifests(ctx)
+// EmptyTrash deletes for good what is in the trash, and returns the bytes freed.
+func (e *Engine) EmptyTrash(ctx context.Context) (freed int64, err error) {
+	return e.store.EmptyTrash(ctx)
+}
+
+// marks are the blobs that snapshots need.
+type marks struct {
+	e      *Engine
+	blocks map[Digest]struct{} // and pages
+	seen   map[string]struct{} // roots
+}
+
+// roots marks what the listed snapshots need, but for those seen before.
+func (m *marks) roots(ctx context.Context) error {
+	names, err := m.e.store.Roots(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	live := make(map[BlockID]struct{})
 	for _, name := range names {
-		m, err := e.load(ctx, name)
+		if _, ok := m.seen[name]; ok {
+			continue
+		}
+		r, err := m.e.loadRoot(ctx, name)
 		if errors.Is(err, ErrNotFound) { // deleted since
 			continue
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
-		for _, b := range m.blocks {
-			live[b.id] = struct{}{}
+		if err := m.tree(ctx, r); err != nil {
+			return err
+		}
+		m.seen[name] = struct{}{}
+	}
+	return nil
+}
+
+// pinned marks what is read or built upon now.
+func (m *marks) pinned(ctx context.Context) error {
+	m.e.mu.Lock()
+	var roots []*root
+	for p := range m.e.pins {
+		if p.root != nil {
+			roots = append(roots, p.root)
 		}
 	}
-	return live, nil
+	m.e.mu.Unlock()
+	for _, r := range roots {
+		if err := m.tree(ctx, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tree marks a snapshot's pages and blocks. A page seen before has been marked
+// with all below it.
+func (m *marks) tree(ctx context.Context, r *root) error {
+	for _, ref := range r.pages {
+		if _, ok := m.blocks[ref.sum]; ok {
+			continue
+		}
+		p, err := m.e.loadPage(ctx, r, ref)
+		if err != nil {
+			return err
+		}
+		m.blocks[ref.sum] = struct{}{}
+		for n, there := range p.there {
+			if there {
+				m.blocks[p.sums[n]] = struct{}{}
+			}
+		}
+	}
+	return nil
 }

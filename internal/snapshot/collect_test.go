@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/steadcloud/stead/internal/snapshot"
+	"github.com/steadcloud/stead/internal/snapshot/pack"
 )
 
 // TestDeleteInAnyOrder makes snapshots of a volume that changes, deletes them
@@ -20,8 +21,8 @@ func TestDeleteInAnyOrder(t *testing.T) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, 7))
 			path := snapshot.Scratch(t)
-			store := openStore(t, path)
-			e := engine(store)
+			store := openStore(t, path, snapshot.WithPackSize(256<<10))
+			e := store
 			volume := data(t, 3<<20+4321, seed)
 			kept := make(map[string]memory)
 			for i := range 24 {
@@ -50,8 +51,9 @@ func TestDeleteInAnyOrder(t *testing.T) {
 				wantRestored(t, store, id, want)
 			}
 			collect(t, e)
-			if report := wantClean(t, store); report.Blocks != len(files(t, filepath.Join(path, "blocks"))) {
-				t.Errorf("%d blocks are named, %d stored", report.Blocks, len(files(t, filepath.Join(path, "blocks"))))
+			wantClean(t, store)
+			if st, err := e.Stats(t.Context()); err != nil || st.Bytes > st.LiveBytes*110/100+20_000 {
+				t.Errorf("%d bytes are taken for %d live (%v)", st.Bytes, st.LiveBytes, err)
 			}
 			for id := range kept {
 				if err := e.Delete(t.Context(), id); err != nil {
@@ -59,27 +61,27 @@ func TestDeleteInAnyOrder(t *testing.T) {
 				}
 			}
 			collect(t, e)
-			if left := files(t, filepath.Join(path, "blocks")); len(left) != 0 {
-				t.Errorf("%d blocks left without a snapshot", len(left))
+			if left := files(t, filepath.Join(path, "packs")); len(left) != 0 {
+				t.Errorf("%d packs left without a snapshot", len(left))
 			}
 		})
 	}
 }
 
-func collect(t *testing.T, e *snapshot.Engine) int64 {
+func collect(t *testing.T, e *snapshot.Engine) pack.Swept {
 	t.Helper()
-	freed, err := e.Collect(t.Context())
+	swept, err := e.Collect(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return freed
+	return swept
 }
 
 // TestCollectRacesCreate lets collections run all the time while snapshots of
 // the same blocks come and go: a block is often garbage just when it is found.
 func TestCollectRacesCreate(t *testing.T) {
-	store := openStore(t, snapshot.Scratch(t))
-	e := engine(store)
+	store := openStore(t, snapshot.Scratch(t), snapshot.WithPackSize(256<<10))
+	e := store
 	volumes := []memory{data(t, 2<<20, 1), data(t, 2<<20, 2)}
 	copy(volumes[1][1<<20:], volumes[0][1<<20:])
 
@@ -103,7 +105,7 @@ func TestCollectRacesCreate(t *testing.T) {
 			for i := range 15 {
 				id := fmt.Sprintf("snap-%d-%d", maker, i)
 				volume := volumes[i%len(volumes)]
-				if _, err := e.Create(t.Context(), id, volume, nil); err != nil {
+				if _, err := e.Create(t.Context(), id, volume, nil, nil); err != nil {
 					t.Error(err)
 					return
 				}
@@ -131,15 +133,15 @@ func TestCollectRacesCreate(t *testing.T) {
 // TestCollectKeepsRunningUpload collects from within a Create: what it has
 // stored so far is named by no manifest.
 func TestCollectKeepsRunningUpload(t *testing.T) {
-	store := openStore(t, snapshot.Scratch(t))
-	e := engine(store)
+	store := openStore(t, snapshot.Scratch(t), snapshot.WithPackSize(256<<10))
+	e := store
 	volume := data(t, 16<<20)
 	collects := 0
-	_, err := e.Create(t.Context(), "s", volume, func(done, total int64) {
+	_, err := e.Create(t.Context(), "s", volume, nil, func(done, total int64) {
 		if done > total*int64(collects+1)/5 {
 			collects++
-			if freed := collect(t, e); freed != 0 {
-				t.Errorf("freed %d bytes under a running create", freed)
+			if swept := collect(t, e); swept.Trashed != 0 {
+				t.Errorf("took away %+v under a running create", swept)
 			}
 		}
 	})

@@ -3,7 +3,6 @@ package snapshot_test
 import (
 	"bytes"
 	"errors"
-	"log/slog"
 	"testing"
 
 	"github.com/steadcloud/stead/internal/snapshot"
@@ -11,12 +10,8 @@ import (
 
 // A copy costs nothing, is repeatable, and lives on without its source.
 func TestCopyOutlivesItsSource(t *testing.T) {
-	store, err := snapshot.OpenDir(t.TempDir(), slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = store.Close() }()
-	e, ctx := engine(store), t.Context()
+	store := openStore(t, t.TempDir())
+	e, ctx := store, t.Context()
 	disk := data(t, 5<<20)
 	source := snap(t, store, "a", disk)
 	for range 2 {
@@ -31,8 +26,8 @@ func TestCopyOutlivesItsSource(t *testing.T) {
 	if err := e.Delete(ctx, "a"); err != nil {
 		t.Fatal(err)
 	}
-	if freed, err := e.Collect(ctx); err != nil || freed != 0 {
-		t.Errorf("collected %d bytes that the copy needs (%v)", freed, err)
+	if swept, err := e.Collect(ctx); err != nil || swept.Trashed != 0 {
+		t.Errorf("collected %+v that the copy needs (%v)", swept, err)
 	}
 	got := make(memory, len(disk))
 	if err := e.Restore(ctx, "b", got, nil); err != nil || !bytes.Equal(got, disk) {

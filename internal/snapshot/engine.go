@@ -6,8 +6,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"runtime"
+	"sync"
 	"time"
+
+	"github.com/steadcloud/stead/internal/snapshot/objects"
+	"github.com/steadcloud/stead/internal/snapshot/pack"
 )
 
 // Source is the volume that a snapshot is made of. It doesn't change while it
@@ -21,6 +27,15 @@ type Source interface {
 	// hold data, in bytes; what lies before it reads as zeros. io.EOF says that
 	// only zeros remain. It is called from one goroutine at a time.
 	NextData(off int64) (start, end int64, err error)
+}
+
+// Since says what a volume has kept of an earlier snapshot.
+type Since struct {
+	// Base is a snapshot of the volume.
+	Base string
+	// Changed says whether a block, by its offset / BlockSize, may differ from
+	// Base. It is called from one goroutine at a time.
+	Changed func(index int64) bool
 }
 
 // Progress is told how far a snapshot is, in bytes: of the volume for Create,
@@ -43,13 +58,28 @@ type Info struct {
 	Digest Digest
 }
 
+func (r *root) info() Info {
+	info := Info{
+		ID: r.id, VolumeSize: r.volumeSize, CreatedAt: r.createdAt, StoredBytes: r.storedBytes, Digest: r.digest(),
+	}
+	for _, p := range r.pages {
+		info.Blocks += p.blocks
+	}
+	info.DataBytes = int64(info.Blocks)*BlockSize - r.short
+	return info
+}
+
 // Engine makes, restores, verifies and collects snapshots in one store. Its
 // methods may be called concurrently.
 type Engine struct {
-	store   Store
+	objs    objects.Store
+	store   *pack.Store
 	log     *slog.Logger
 	workers int
-	now     func() time.Time
+	pack    pack.Options
+
+	mu   sync.Mutex
+	pins map[*pin]struct{}
 }
 
 // Option changes how an Engine works.
@@ -59,34 +89,103 @@ type Option func(*Engine)
 // one or two blocks in memory.
 func WithWorkers(n int) Option { return func(e *Engine) { e.workers = max(n, 1) } }
 
-// WithClock sets where CreatedAt comes from.
-func WithClock(now func() time.Time) Option { return func(e *Engine) { e.now = now } }
+// WithClock sets where dates come from.
+func WithClock(now func() time.Time) Option { return func(e *Engine) { e.pack.Now = now } }
 
-// New returns an engine on store. The caller closes the store.
-func New(store Store, log *slog.Logger, opts ...Option) *Engine {
+// WithTrash sets how long what was deleted can be had back; a negative time is
+// not at all.
+func WithTrash(keep time.Duration) Option { return func(e *Engine) { e.pack.Trash = keep } }
+
+// WithPackSize sets how many bytes a pack has, for tests.
+func WithPackSize(n int) Option { return func(e *Engine) { e.pack.PackSize = n } }
+
+// OpenDir opens the store in the folder at path, and makes it, for its owner
+// alone, where there is none. ErrLocked says that another process has it open,
+// ErrVersion that another version of this program made it.
+func OpenDir(ctx context.Context, path string, log *slog.Logger, opts ...Option) (*Engine, error) {
+	// Before there were packs, a store had a file of this name.
+	if _, err := os.Stat(filepath.Join(path, "format")); err == nil {
+		return nil, fmt.Errorf("open snapshot store %s: %w: store version 1", path, ErrVersion)
+	}
+	dir, err := objects.OpenDir(path)
+	if err != nil {
+		return nil, err
+	}
+	e, err := Open(ctx, dir, log, opts...)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, errors.Join(err, dir.Close()))
+	}
+	return e, nil
+}
+
+// Open returns an engine on a store of objects, which Close closes.
+func Open(ctx context.Context, objs objects.Store, log *slog.Logger, opts ...Option) (*Engine, error) {
 	// Two more than there are processors: some workers wait for the disk.
-	e := &Engine{store: store, log: log, workers: runtime.GOMAXPROCS(0) + 2, now: time.Now}
+	e := &Engine{objs: objs, log: log, workers: runtime.GOMAXPROCS(0) + 2, pins: make(map[*pin]struct{})}
+	e.pack.Now = time.Now
 	for _, opt := range opts {
 		opt(e)
 	}
-	return e
+	var err error
+	e.store, err = pack.Open(ctx, objs, log, e.pack)
+	return e, err
 }
 
-// Info describes one snapshot: ErrNotFound, or ErrCorrupt where its manifest
-// is unreadable.
+// Close lets go of the store. Nothing may be under way.
+func (e *Engine) Close() error {
+	e.store.Close()
+	return e.objs.Close()
+}
+
+// Rest lets go of memory that only work needs, if nothing is under way.
+func (e *Engine) Rest() { e.store.Rest() }
+
+// pin keeps a snapshot's blocks from being collected, even if it is deleted.
+type pin struct{ root *root } // nil while it is being read
+
+// pin reads a snapshot's root and keeps its blocks until unpin.
+func (e *Engine) pin(ctx context.Context, id string) (*pin, error) {
+	p := e.addPin(nil)
+	r, err := e.loadRoot(ctx, id)
+	if err != nil {
+		e.unpin(p)
+		return nil, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	p.root = r
+	return p, nil
+}
+
+func (e *Engine) addPin(r *root) *pin {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	p := &pin{root: r}
+	e.pins[p] = struct{}{}
+	return p
+}
+
+func (e *Engine) unpin(p *pin) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.pins, p)
+}
+
+// Info describes one snapshot: ErrNotFound, or ErrCorrupt where its root is
+// unreadable.
 func (e *Engine) Info(ctx context.Context, id string) (Info, error) {
-	m, err := e.load(ctx, id)
+	r, err := e.loadRoot(ctx, id)
 	if err != nil {
 		return Info{}, fmt.Errorf("describe snapshot %s: %w", id, err)
 	}
-	return m.info(), nil
+	return r.info(), nil
 }
 
 // List describes all snapshots in order of their IDs. Those with an unreadable
-// manifest are left out and named in the error, which is then not nil though
-// the list is good.
+// root are left out and named in the error, which is then not nil though the
+// list is good.
 func (e *Engine) List(ctx context.Context) ([]Info, error) {
-	names, err := e.store.Manifests(ctx)
+	names, err := e.store.Roots(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list snapshots: %w", err)
 	}
@@ -95,40 +194,24 @@ func (e *Engine) List(ctx context.Context) ([]Info, error) {
 		bad   []error
 	)
 	for _, name := range names {
-		m, err := e.load(ctx, name)
+		r, err := e.loadRoot(ctx, name)
 		switch {
 		case errors.Is(err, ErrNotFound): // deleted since
 		case err != nil:
 			bad = append(bad, fmt.Errorf("list snapshots: %w", err))
 		default:
-			infos = append(infos, m.info())
+			infos = append(infos, r.info())
 		}
 	}
 	return infos, errors.Join(bad...)
 }
 
 // Delete removes a snapshot; an absent one is fine. Other snapshots don't
-// depend on it. Its blocks are freed by Collect.
+// depend on it. Its blocks are freed by Collect, and it can be had back by
+// Undelete while the trash keeps it.
 func (e *Engine) Delete(ctx context.Context, id string) error {
-	if err := e.store.DeleteManifest(ctx, id); err != nil {
+	if err := e.store.DeleteRoot(ctx, id); err != nil {
 		return fmt.Errorf("delete snapshot %s: %w", id, err)
 	}
 	return nil
-}
-
-// load reads and verifies a manifest.
-func (e *Engine) load(ctx context.Context, id string) (*manifest, error) {
-	raw, err := e.store.GetManifest(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	m, err := decodeManifest(raw)
-	if err == nil && m.id != id {
-		err = &CorruptError{Reason: fmt.Sprintf("it is the manifest of %q", m.id)}
-	}
-	var corrupt *CorruptError
-	if errors.As(err, &corrupt) {
-		corrupt.Snapshot = id
-	}
-	return m, err
 }

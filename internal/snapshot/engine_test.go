@@ -68,23 +68,29 @@ func data(t testing.TB, size int, seeds ...uint64) memory {
 	return m
 }
 
-func engine(store snapshot.Store, opts ...snapshot.Option) *snapshot.Engine {
-	return snapshot.New(store, slog.New(slog.DiscardHandler), opts...)
+func openStore(t testing.TB, path string, opts ...snapshot.Option) *snapshot.Engine {
+	t.Helper()
+	e, err := snapshot.OpenDir(t.Context(), path, slog.New(slog.DiscardHandler), append([]snapshot.Option{snapshot.WithTrash(-1)}, opts...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = e.Close() })
+	return e
 }
 
-func snap(t testing.TB, store snapshot.Store, id string, src snapshot.Source) snapshot.Info {
+func snap(t testing.TB, store *snapshot.Engine, id string, src snapshot.Source) snapshot.Info {
 	t.Helper()
-	info, err := engine(store).Create(t.Context(), id, src, nil)
+	info, err := store.Create(t.Context(), id, src, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return info
 }
 
-func wantRestored(t testing.TB, store snapshot.Store, id string, want memory) {
+func wantRestored(t testing.TB, store *snapshot.Engine, id string, want memory) {
 	t.Helper()
 	got := make(memory, len(want))
-	if err := engine(store).Restore(t.Context(), id, got, nil); err != nil {
+	if err := store.Restore(t.Context(), id, got, nil); err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(got, want) {
@@ -92,9 +98,9 @@ func wantRestored(t testing.TB, store snapshot.Store, id string, want memory) {
 	}
 }
 
-func wantClean(t testing.TB, store snapshot.Store) snapshot.Report {
+func wantClean(t testing.TB, store *snapshot.Engine) snapshot.Report {
 	t.Helper()
-	report, err := engine(store).Check(t.Context(), true)
+	report, err := store.Check(t.Context(), true, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +145,7 @@ func TestRoundTrip(t *testing.T) {
 			wantClean(t, store)
 
 			larger := make(memory, len(test.volume)+block+100)
-			if err := engine(store).Restore(t.Context(), "snap-1", larger, nil); err != nil {
+			if err := store.Restore(t.Context(), "snap-1", larger, nil); err != nil {
 				t.Fatal(err)
 			}
 			if !bytes.Equal(larger[:len(test.volume)], test.volume) || len(bytes.Trim(larger[len(test.volume):], "\x00")) != 0 {
@@ -157,7 +163,7 @@ func TestZeroesCostNothing(t *testing.T) {
 		t.Errorf("%+v, want no data", info)
 	}
 	got := wroteNothing{t}
-	if err := engine(store).Restore(t.Context(), "s", got, nil); err != nil {
+	if err := store.Restore(t.Context(), "s", got, nil); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -171,10 +177,10 @@ func (w wroteNothing) WriteAt(p []byte, off int64) (int, error) {
 
 func TestInfo(t *testing.T) {
 	at := time.Date(2026, 3, 5, 12, 0, 0, 42, time.UTC)
-	store := openStore(t, t.TempDir())
-	e := engine(store, snapshot.WithClock(func() time.Time { return at }))
+	store := openStore(t, t.TempDir(), snapshot.WithClock(func() time.Time { return at }))
+	e := store
 	volume := data(t, 4<<20)
-	made, err := e.Create(t.Context(), "snap-b", volume, nil)
+	made, err := e.Create(t.Context(), "snap-b", volume, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,7 +191,7 @@ func TestInfo(t *testing.T) {
 	if read != made || !read.CreatedAt.Equal(at) {
 		t.Errorf("made %+v, read %+v", made, read)
 	}
-	same, err := e.Create(t.Context(), "snap-a", volume, nil)
+	same, err := e.Create(t.Context(), "snap-a", volume, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -226,7 +232,7 @@ func TestConcurrentCreatesOfOneID(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
-			if _, err := engine(store).Create(t.Context(), "s", volume, nil); err != nil {
+			if _, err := store.Create(t.Context(), "s", volume, nil, nil); err != nil {
 				t.Error(err)
 			}
 		})
@@ -255,16 +261,16 @@ func TestReadErrorFailsCreate(t *testing.T) {
 	volume := memory(bytes.Repeat([]byte("z"), 8<<20))
 	broken := errors.New("sector is broken")
 	for _, from := range []int64{0, 3 << 20, 8<<20 - 1} {
-		_, err := engine(store).Create(t.Context(), "s", failing{volume, from, broken}, nil)
+		_, err := store.Create(t.Context(), "s", failing{volume, from, broken}, nil, nil)
 		if !errors.Is(err, broken) {
 			t.Fatalf("error %v, want %v", err, broken)
 		}
 	}
-	_, err := engine(store).Create(t.Context(), "s", failing{volume, 3 << 20, io.EOF}, nil)
+	_, err := store.Create(t.Context(), "s", failing{volume, 3 << 20, io.EOF}, nil, nil)
 	if !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Fatalf("a volume that ends early: %v", err)
 	}
-	if _, err := engine(store).Info(t.Context(), "s"); !errors.Is(err, snapshot.ErrNotFound) {
+	if _, err := store.Info(t.Context(), "s"); !errors.Is(err, snapshot.ErrNotFound) {
 		t.Errorf("after failures: %v", err)
 	}
 	if left, _ := os.ReadDir(filepath.Join(path, "tmp")); len(left) != 0 {
@@ -279,7 +285,7 @@ func (l lying) NextData(off int64) (int64, int64, error) { return off, off, nil 
 
 func TestSourceThatMakesNoProgress(t *testing.T) {
 	store := openStore(t, t.TempDir())
-	if _, err := engine(store).Create(t.Context(), "s", lying{data(t, 2<<20)}, nil); err == nil {
+	if _, err := store.Create(t.Context(), "s", lying{data(t, 2<<20)}, nil, nil); err == nil {
 		t.Error("no error")
 	}
 }
@@ -294,7 +300,7 @@ func TestProgress(t *testing.T) {
 		}
 		last, total = done, of
 	}
-	info, err := engine(store).Create(t.Context(), "s", volume, watch)
+	info, err := store.Create(t.Context(), "s", volume, nil, watch)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -302,7 +308,7 @@ func TestProgress(t *testing.T) {
 		t.Errorf("create ended at %d of %d, want %d", last, total, volume.Size())
 	}
 	last = 0
-	if err := engine(store).Restore(t.Context(), "s", make(memory, len(volume)), watch); err != nil {
+	if err := store.Restore(t.Context(), "s", make(memory, len(volume)), watch); err != nil {
 		t.Fatal(err)
 	}
 	if last != info.DataBytes || total != info.DataBytes {

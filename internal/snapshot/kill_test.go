@@ -50,12 +50,11 @@ func killVolume(seed uint64) memory {
 // child makes, deletes and collects snapshots until it is killed, and prints
 // what is done once it is.
 func child(path string) error {
-	store, err := snapshot.OpenDir(path, slog.New(slog.DiscardHandler))
+	ctx := context.Background()
+	e, err := snapshot.OpenDir(ctx, path, slog.New(slog.DiscardHandler), snapshot.WithPackSize(256<<10), snapshot.WithTrash(-1))
 	if err != nil {
 		return err
 	}
-	e := snapshot.New(store, slog.New(slog.DiscardHandler))
-	ctx := context.Background()
 	have, err := e.List(ctx)
 	if err != nil {
 		return err
@@ -70,7 +69,7 @@ func child(path string) error {
 	}
 	fmt.Println("ready")
 	for ; ; seed++ {
-		if _, err := e.Create(ctx, fmt.Sprintf("snap-%d", seed), killVolume(seed), nil); err != nil {
+		if _, err := e.Create(ctx, fmt.Sprintf("snap-%d", seed), killVolume(seed), nil, nil); err != nil {
 			return err
 		}
 		fmt.Println("made", seed)
@@ -109,7 +108,7 @@ func TestKill(t *testing.T) {
 		for seed := range made {
 			wantRestored(t, store, fmt.Sprintf("snap-%d", seed), killVolume(seed))
 		}
-		list, err := engine(store).List(t.Context())
+		list, err := store.List(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -185,7 +184,7 @@ func TestFullDisk(t *testing.T) {
 	small := memory(noise(3 << 20))
 	snap(t, store, "small", small)
 
-	_, err := engine(store).Create(t.Context(), "large", memory(noise(16<<20)), nil)
+	_, err := store.Create(t.Context(), "large", memory(noise(16<<20)), nil, nil)
 	if !errors.Is(err, snapshot.ErrNoSpace) {
 		t.Fatalf("error %v, want ErrNoSpace", err)
 	}
@@ -196,7 +195,7 @@ func TestFullDisk(t *testing.T) {
 	if report := wantClean(t, store); report.Snapshots != 1 {
 		t.Errorf("%d snapshots, want 1", report.Snapshots)
 	}
-	collect(t, engine(store))
+	collect(t, store)
 	fits := slices.Concat(noise(3 << 20)[:2<<20], bytesOf(7, 1<<20))
 	snap(t, store, "fits", memory(fits))
 	wantRestored(t, store, "fits", fits)

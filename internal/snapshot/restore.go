@@ -2,8 +2,6 @@ package snapshot
 
 import (
 	"context"
-	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io"
 
@@ -14,14 +12,21 @@ import (
 // unwritten. Shorter ones cost more in calls than they save in space.
 const zeroRun = 64 << 10
 
+// block is one of a volume's that isn't zero.
+type block struct {
+	index int64
+	sum   Digest
+}
+
 // Restore writes the snapshot's data to w, which reads as zeros before: zeros
 // aren't written. w may be larger than the volume was. Each block is verified
 // before it is written; a wrong or missing one is ErrCorrupt, and w is then to
 // be thrown away.
 func (e *Engine) Restore(ctx context.Context, id string, w io.WriterAt, progress Progress) error {
-	m, err := e.load(ctx, id)
+	p, err := e.pin(ctx, id)
 	if err == nil {
-		err = e.restore(ctx, m, w, progress)
+		defer e.unpin(p)
+		err = e.restore(ctx, p.root, w, progress)
 	}
 	if err != nil {
 		return fmt.Errorf("restore snapshot %s: %w", id, err)
@@ -29,46 +34,33 @@ func (e *Engine) Restore(ctx context.Context, id string, w io.WriterAt, progress
 	return nil
 }
 
-func (e *Engine) restore(ctx context.Context, m *manifest, w io.WriterAt, progress Progress) error {
-	done := newMeter(progress, m.info().DataBytes)
-	return e.each(ctx, m.blocks, func(ctx context.Context, b entry, buf []byte) error {
-		data, err := e.fetch(ctx, b, buf)
-		if err == nil && int64(len(data)) != m.blockLen(b.index) {
-			err = &CorruptError{Block: b.id, Reason: fmt.Sprintf("it has %d bytes", len(data))}
-		}
-		if err != nil {
-			return inSnapshot(m.id, err)
-		}
-		if err := writeSparse(w, data, b.index*BlockSize); err != nil {
-			return fmt.Errorf("write volume at %d: %w", b.index*BlockSize, err)
-		}
-		done.add(int64(len(data)))
-		return nil
-	})
-}
-
-// each calls fn for the blocks on all workers, with a buffer to use.
-func (e *Engine) each(ctx context.Context, blocks []entry, fn func(ctx context.Context, b entry, buf []byte) error) error {
+func (e *Engine) restore(ctx context.Context, r *root, w io.WriterAt, progress Progress) error {
+	done := newMeter(progress, r.info().DataBytes)
 	group, ctx := errgroup.WithContext(ctx)
-	queue := make(chan entry, e.workers)
+	queue := make(chan block, e.workers)
 	group.Go(func() error {
 		defer close(queue)
-		for _, b := range blocks {
+		return e.walk(ctx, r, 0, func(index int64, sum Digest) error {
 			select {
-			case queue <- b:
+			case queue <- block{index, sum}:
+				return nil
 			case <-ctx.Done():
 				return ctx.Err()
 			}
-		}
-		return nil
+		})
 	})
 	for range e.workers {
 		group.Go(func() error {
 			buf := make([]byte, 0, BlockSize)
 			for b := range queue {
-				if err := fn(ctx, b, buf); err != nil {
+				data, err := e.fetch(ctx, r, b, buf)
+				if err != nil {
 					return err
 				}
+				if err := writeSparse(w, data, b.index*BlockSize); err != nil {
+					return fmt.Errorf("write volume at %d: %w", b.index*BlockSize, err)
+				}
+				done.add(int64(len(data)))
 			}
 			return nil
 		})
@@ -76,29 +68,16 @@ func (e *Engine) each(ctx context.Context, blocks []entry, fn func(ctx context.C
 	return group.Wait()
 }
 
-// fetch reads a block and verifies it against its digest.
-func (e *Engine) fetch(ctx context.Context, b entry, buf []byte) ([]byte, error) {
-	data, err := e.store.GetBlock(ctx, b.id, buf)
-	if errors.Is(err, ErrNotFound) {
-		// Not wrapped: to the caller it would be the snapshot that is absent.
-		return nil, &CorruptError{Block: b.id, Reason: "it is missing"}
-	}
+// fetch reads and verifies a block, in buf where it fits.
+func (e *Engine) fetch(ctx context.Context, r *root, b block, buf []byte) ([]byte, error) {
+	data, err := e.store.Get(ctx, b.sum, buf)
 	if err != nil {
-		return nil, err
+		return nil, inSnapshot(r.id, b.index, b.sum, err)
 	}
-	if Digest(sha256.Sum256(data)) != b.sum {
-		return nil, &CorruptError{Block: b.id, Reason: "its contents don't match its digest"}
+	if int64(len(data)) != r.blockLen(b.index) {
+		return nil, &CorruptError{Snapshot: r.id, Block: b.sum, Index: b.index, Reason: fmt.Sprintf("it has %d bytes", len(data))}
 	}
 	return data, nil
-}
-
-// inSnapshot adds the snapshot's ID to a block's error.
-func inSnapshot(id string, err error) error {
-	var corrupt *CorruptError
-	if errors.As(err, &corrupt) {
-		corrupt.Snapshot = id
-	}
-	return err
 }
 
 // writeSparse writes data at off but for its longer stretches of zeros.

@@ -590,7 +590,7 @@ func TestPowerCut(t *testing.T) {
 		}()
 		hit = n >= k
 		_ = f.objs.Close()
-		for left := range disk.Crashes(uint64(k)) { //nolint:gosec // small
+		for left := range disk.Crashes(uint64(k), 32) { //nolint:gosec // small
 			outcomes++
 			f, err := open(left)
 			if err != nil {

@@ -8,10 +8,6 @@ import (
 	"slices"
 )
 
-// mostOutcomes bounds how many outcomes of one power cut are tried. Beyond it
-// the first and last are, and others by chance.
-const mostOutcomes = 64
-
 // choice is one thing that a power cut decides, and how many ways it has.
 type choice struct {
 	group int   // a folder's change: lost, its new name kept, all of it kept
@@ -19,22 +15,23 @@ type choice struct {
 	ways  int
 }
 
-// Crashes returns every filesystem that a power cut now may leave, or as many as
-// mostOutcomes of them, chosen with seed. f itself stays as it is.
-func (f *FS) Crashes(seed uint64) iter.Seq[*FS] {
+// Crashes returns every filesystem that a power cut now may leave or, where there
+// are more than most, the ones in which nothing and everything was kept, and
+// others by chance. f itself stays as it is.
+func (f *FS) Crashes(seed uint64, most int) iter.Seq[*FS] {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	choices := f.choices()
 	total := 1
 	for _, c := range choices {
-		if total *= c.ways; total > mostOutcomes {
+		if total *= c.ways; total > most {
 			break
 		}
 	}
 	return func(yield func(*FS) bool) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		if total <= mostOutcomes {
+		if total <= most {
 			for n := range total {
 				if !yield(f.after(choices, func(c choice) int { way := n % c.ways; n /= c.ways; return way })) {
 					return
@@ -43,7 +40,7 @@ func (f *FS) Crashes(seed uint64) iter.Seq[*FS] {
 			return
 		}
 		r := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // a test's choice
-		for n := range mostOutcomes {
+		for n := range most {
 			pick := func(c choice) int { return r.IntN(c.ways) }
 			if n < 2 { // nothing, everything
 				pick = func(c choice) int { return n * (c.ways - 1) }
