@@ -302,7 +302,7 @@ func (c *Cloud) snapshotFile(ctx context.Context, id, path string) (snapshot.Inf
 		return snapshot.Info{}, err
 	}
 	start := time.Now()
-	info, err := c.snapshots.Create(ctx, id, sparseFile{f, st.Size()}, nil)
+	info, err := c.snapshots.Create(ctx, id, sparseFile{f, st.Size()}, nil, nil)
 	c.log.Debug("image stored", "snapshot", id, "took", time.Since(start), "err", err)
 	return info, err
 }

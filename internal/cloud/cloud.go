@@ -29,7 +29,6 @@ type Cloud struct {
 
 	db        *state.DB
 	volumes   *volume.Dir
-	store     snapshot.Store
 	snapshots *snapshot.Engine
 	hyper     hypervisor
 	work      *queue
@@ -76,10 +75,9 @@ func Open(ctx context.Context, o Options, hyper hypervisor) (*Cloud, error) {
 	if c.volumes, err = volume.Open(o.Dir.Volumes(), o.Log); err != nil {
 		return nil, fmt.Errorf("open volumes: %w", err)
 	}
-	if c.store, err = snapshot.OpenDir(o.Dir.Snapshots(), o.Log); err != nil {
+	if c.snapshots, err = snapshot.OpenDir(ctx, o.Dir.Snapshots(), o.Log); err != nil {
 		return nil, err
 	}
-	c.snapshots = snapshot.New(c.store, o.Log)
 	c.uses = newDiskUses()
 	c.running = &machines{byID: map[string]*machineHandle{}}
 	c.instants = &instants{bySnapshot: map[string]*heldInstant{}}
@@ -99,7 +97,7 @@ func (c *Cloud) Close() error {
 	c.instants.endAll() // so that the machines copy nothing more for them
 	err := c.running.release()
 	c.networks.close()
-	return errors.Join(err, c.store.Close(), c.db.Close())
+	return errors.Join(err, c.snapshots.Close(), c.db.Close())
 }
 
 // credential is the sigv4.Lookup of the one pair of keys that the cloud has.

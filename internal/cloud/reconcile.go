@@ -261,7 +261,7 @@ func (c *Cloud) storeSnapshot(ctx context.Context, snap *state.Snapshot, held *h
 			c.log.Warn("close snapshot source", "snapshot", snap.ID, "err", err)
 		}
 	}()
-	return c.snapshots.Create(ctx, snap.ID, src, c.reportProgress(snap))
+	return c.snapshots.Create(ctx, snap.ID, src, nil, c.reportProgress(snap))
 }
 
 // reportProgress writes a snapshot's progress to its record, at most twice a
@@ -308,11 +308,9 @@ func (c *Cloud) removeSnapshot(ctx context.Context, snap *state.Snapshot) error 
 	if err := c.db.Update(func(tx *state.Tx) error { return state.Delete(tx, snap) }); err != nil {
 		return err
 	}
-	freed, err := c.snapshots.Collect(ctx)
-	if err != nil {
+	if _, err := c.snapshots.Collect(ctx); err != nil {
 		return fmt.Errorf("collect after %s: %w", snap.ID, err)
 	}
-	c.log.Debug("collected", "freed", freed)
 	return nil
 }
 
