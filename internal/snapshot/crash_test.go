@@ -135,7 +135,7 @@ func TestPowerCut(t *testing.T) {
 		}
 		hit = n >= k
 		_ = e.Close()
-		for left := range disk.Crashes(uint64(k), most) { //nolint:gosec // small
+		for left := range disk.Crashes(uint64(k), most) {
 			outcomes++
 			e, err := open(left)
 			if err != nil {

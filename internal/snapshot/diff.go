@@ -6,8 +6,8 @@ import (
 	"fmt"
 )
 
-// ErrStop, returned by a function that is called for blocks, ends the walk
-// without an error.
+// ErrStop ends a walk without an error, when the function that it calls returns
+// it.
 var ErrStop = errors.New("stop")
 
 // Blocks calls fn in order for each block of a snapshot from an index on that

@@ -124,7 +124,7 @@ func (r *reader) volume(id string) ([]byte, error) {
 		if err != nil {
 			panic(err)
 		}
-		return int(v) //nolint:gosec // small
+		return int(v)
 	}
 	if got := string(in.Next(number())); got != id || number() != 524288 {
 		return nil, fmt.Errorf("the root of %q", got)

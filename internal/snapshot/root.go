@@ -87,16 +87,16 @@ func (r *root) encode() []byte {
 	b = binary.AppendUvarint(b, uint64(len(r.id)))
 	b = append(b, r.id...)
 	b = binary.AppendUvarint(b, BlockSize)
-	b = binary.AppendUvarint(b, uint64(r.volumeSize)) //nolint:gosec // positive
+	b = binary.AppendUvarint(b, uint64(r.volumeSize))
 	b = binary.AppendVarint(b, r.createdAt.UnixNano())
-	b = binary.AppendUvarint(b, uint64(r.storedBytes)) //nolint:gosec // not negative
-	b = binary.AppendUvarint(b, uint64(r.short))       //nolint:gosec // likewise
+	b = binary.AppendUvarint(b, uint64(r.storedBytes))
+	b = binary.AppendUvarint(b, uint64(r.short))
 	b = binary.AppendUvarint(b, uint64(len(r.pages)))
 	next := int64(0)
 	for _, p := range r.pages {
-		b = binary.AppendUvarint(b, uint64(p.number-next)) //nolint:gosec // ascending
+		b = binary.AppendUvarint(b, uint64(p.number-next))
 		next = p.number + 1
-		b = binary.AppendUvarint(b, uint64(p.blocks)) //nolint:gosec // not negative
+		b = binary.AppendUvarint(b, uint64(p.blocks))
 		b = append(b, p.sum[:]...)
 	}
 	sum := sha256.Sum256(b)
@@ -244,9 +244,9 @@ func parseRoot(id string, raw []byte) (*root, error) {
 // follow from its blocks.
 func (r *root) digest() (sum Digest) {
 	h := sha256.New()
-	buf := binary.BigEndian.AppendUint64(nil, uint64(r.volumeSize)) //nolint:gosec // positive
+	buf := binary.BigEndian.AppendUint64(nil, uint64(r.volumeSize))
 	for _, p := range r.pages {
-		buf = binary.BigEndian.AppendUint64(buf, uint64(p.number)) //nolint:gosec // not negative
+		buf = binary.BigEndian.AppendUint64(buf, uint64(p.number))
 		buf = append(buf, p.sum[:]...)
 	}
 	h.Write(buf)

@@ -52,28 +52,31 @@ func (e *Engine) undelete(ctx context.Context, id string) (Info, error) {
 		return Info{}, err
 	}
 	for _, d := range roots {
-		if d.Name != id {
-			continue
+		if d.Name == id {
+			return e.bringBack(ctx, d)
 		}
-		raw, err := e.store.DeletedRootData(ctx, d)
-		if err != nil {
-			return Info{}, err
-		}
-		r, err := parseRoot(id, raw)
-		if err != nil {
-			return Info{}, err
-		}
-		p := e.addPin(r) // what comes back isn't swept again
-		defer e.unpin(p)
-		if err := e.recover(ctx, r); err != nil {
-			return Info{}, err
-		}
-		return r.info(), e.store.RestoreRoot(ctx, d)
 	}
 	if r, err := e.loadRoot(ctx, id); err == nil {
 		return r.info(), nil
 	}
 	return Info{}, ErrNotFound
+}
+
+func (e *Engine) bringBack(ctx context.Context, d pack.DeletedRoot) (Info, error) {
+	raw, err := e.store.DeletedRootData(ctx, d)
+	if err != nil {
+		return Info{}, err
+	}
+	r, err := parseRoot(d.Name, raw)
+	if err != nil {
+		return Info{}, err
+	}
+	p := e.addPin(r) // what comes back isn't swept again
+	defer e.unpin(p)
+	if err := e.recover(ctx, r); err != nil {
+		return Info{}, err
+	}
+	return r.info(), e.store.RestoreRoot(ctx, d)
 }
 
 // recover brings a snapshot's pages back from the trash, and then its blocks.

@@ -56,7 +56,13 @@ func OpenDirOn(on FS, path string) (_ *Dir, err error) {
 	if err := d.takeLock(); err != nil {
 		return nil, err
 	}
-	return d, d.emptyTemp()
+	if err := d.emptyTemp(); err != nil {
+		return nil, err
+	}
+	if err := d.settle(); err != nil {
+		return nil, err
+	}
+	return d, nil
 }
 
 // takeLock goes with the process, however that ends.
@@ -92,6 +98,23 @@ func (d *Dir) emptyTemp() error {
 		}
 	}
 	return nil
+}
+
+// settle makes durable what the folders show: the last owner may have died
+// between a rename and its sync.
+func (d *Dir) settle() error {
+	entries, err := d.fs.ReadDir(d.path)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.IsDir() && validKind.MatchString(e.Name()) {
+			if err := d.fs.SyncDir(filepath.Join(d.path, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return d.fs.SyncDir(d.path)
 }
 
 // Close implements Store.

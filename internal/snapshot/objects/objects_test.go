@@ -249,7 +249,7 @@ func TestPowerCut(t *testing.T) {
 			_ = s.Close()
 		}
 		hit = n >= k
-		for left := range disk.Crashes(uint64(k), 64) { //nolint:gosec // small
+		for left := range disk.Crashes(uint64(k), 64) {
 			outcomes++
 			s, err := objects.OpenDirOn(left, root)
 			if err != nil {

@@ -12,6 +12,8 @@ import (
 
 // Retry wraps a store that can be unavailable: what fails with ErrUnavailable is
 // tried again, up to so many times in all, after a pause that doubles from first.
+// A Create of what is there already, byte for byte, may then succeed: whether it
+// was an attempt of its own, nobody can tell.
 func Retry(s Store, log *slog.Logger, tries int, first time.Duration) Store {
 	return &retry{Store: s, log: log, tries: tries, first: first}
 }
@@ -34,7 +36,7 @@ func (r *retry) do(ctx context.Context, op string, try func(again bool) error) e
 		r.log.Warn("store is unavailable, trying again", "op", op, "attempt", n, "error", err)
 		// Half of it by chance, lest all that failed together come back together.
 		select {
-		case <-time.After(pause/2 + rand.N(pause/2+1)):
+		case <-time.After(pause/2 + rand.N(pause/2+1)): //nolint:gosec // no secret
 		case <-ctx.Done():
 			return errors.Join(ctx.Err(), err)
 		}
@@ -81,24 +83,25 @@ func (r *retry) List(ctx context.Context, kind string, fn func(Info) error) erro
 	seen := make(map[string]struct{})
 	var own error
 	err := r.do(ctx, "list "+kind, func(bool) error {
-		err := r.Store.List(ctx, kind, func(info Info) error {
+		return r.Store.List(ctx, kind, func(info Info) error {
 			if _, ok := seen[info.Name]; ok {
 				return nil
 			}
 			seen[info.Name] = struct{}{}
-			own = fn(info)
-			return own
-		})
-		if own != nil {
+			if own = fn(info); own != nil {
+				return errOwn
+			}
 			return nil
-		}
-		return err
+		})
 	})
-	if own != nil {
+	if errors.Is(err, errOwn) {
 		return own
 	}
 	return err
 }
+
+// errOwn ends a walk whose function has failed, whatever with.
+var errOwn = errors.New("the caller's own")
 
 func (r *retry) Rename(ctx context.Context, from, to string) error {
 	return r.do(ctx, "rename "+from, func(bool) error { return r.Store.Rename(ctx, from, to) })

@@ -80,7 +80,8 @@ type builder struct {
 }
 
 func (b *builder) reset(buf []byte) {
-	b.buf, b.entries = append(buf[:0], packMagic...), nil
+	b.buf, b.entries = buf[:0], nil
+	b.buf = append(b.buf, packMagic...)
 	b.buf = append(b.buf, packVersion, 0, 0, 0, 0, 0, 0, 0)
 	var salt [packHeader - saltAt]byte
 	_, _ = rand.Read(salt[:]) // never fails
@@ -88,12 +89,11 @@ func (b *builder) reset(buf []byte) {
 }
 
 // add appends a blob's header and stored bytes, as frame made them.
-func (b *builder) add(framed []byte) entry {
+func (b *builder) add(framed []byte) {
 	e := parseBlobHeader(framed)
-	e.off = uint32(len(b.buf)) //nolint:gosec // a pack is far below 4 GiB
+	e.off = uint32(len(b.buf))
 	b.buf = append(b.buf, framed...)
 	b.entries = append(b.entries, e)
-	return e
 }
 
 // finish appends footer and trailer and returns the pack's name.
@@ -109,7 +109,7 @@ func (b *builder) finish() string {
 	footer := b.buf[at:]
 	name := packName(b.buf[:packHeader], footer)
 	crc := crc32.Checksum(footer, castagnoli)
-	b.buf = binary.LittleEndian.AppendUint32(b.buf, uint32(len(b.entries))) //nolint:gosec // as above
+	b.buf = binary.LittleEndian.AppendUint32(b.buf, uint32(len(b.entries)))
 	b.buf = binary.LittleEndian.AppendUint32(b.buf, crc)
 	b.buf = append(b.buf, finMagic...)
 	return name
@@ -126,8 +126,8 @@ func packName(header, footer []byte) string {
 func frame(framed []byte, i id, kind Kind, packing byte, plain int) {
 	copy(framed, blobMagic)
 	framed[4], framed[5], framed[6], framed[7] = byte(kind), packing, 0, 0
-	binary.LittleEndian.PutUint32(framed[8:], uint32(plain))                   //nolint:gosec // at most MaxBlob
-	binary.LittleEndian.PutUint32(framed[12:], uint32(len(framed)-blobHeader)) //nolint:gosec // likewise
+	binary.LittleEndian.PutUint32(framed[8:], uint32(plain))
+	binary.LittleEndian.PutUint32(framed[12:], uint32(len(framed)-blobHeader))
 	copy(framed[blobIDAt:], i[:])
 	binary.LittleEndian.PutUint32(framed[blobCRCAt:], blobCRC(framed))
 }
@@ -229,7 +229,7 @@ func scan(pack []byte) []entry {
 			return entries
 		}
 		e := parseBlobHeader(rest)
-		e.off = uint32(at) //nolint:gosec // a pack is far below 4 GiB
+		e.off = uint32(at)
 		if e.plain > MaxBlob || e.size() > int64(len(rest)) || checkBlob(rest[:e.size()], e) != "" {
 			at++ // the same letters within a blob, or a blob gone bad
 			continue

@@ -55,8 +55,8 @@ func newIndex() *index {
 }
 
 // add enters a pack's blobs. Those that are elsewhere already stay there.
-func (x *index) add(name string, size int64, entries []entry, skip func(entry) bool) uint32 {
-	n := uint32(len(x.packs)) //nolint:gosec // 4 Gi packs are 64 PiB
+func (x *index) add(name string, size int64, entries []entry, skip func(entry) bool) {
+	n := uint32(len(x.packs))
 	x.packs = append(x.packs, packInfo{name: name, size: size, entries: len(entries)})
 	x.number[name] = n
 	for _, e := range entries {
@@ -64,7 +64,6 @@ func (x *index) add(name string, size int64, entries []entry, skip func(entry) b
 			x.places[e.id] = place{pack: n, off: e.off, stored: e.stored}
 		}
 	}
-	return n
 }
 
 // load makes the index, unless it is there.
@@ -282,7 +281,7 @@ func parseIndex(raw []byte, known map[string]packList) error {
 		if len(rest) < packLen {
 			return &CorruptError{Reason: "it is cut short"}
 		}
-		p := packList{name: hex.EncodeToString(rest[:32]), size: int64(binary.LittleEndian.Uint64(rest[32:]))} //nolint:gosec // compared with the real one
+		p := packList{name: hex.EncodeToString(rest[:32]), size: int64(binary.LittleEndian.Uint64(rest[32:]))}
 		count := int64(binary.LittleEndian.Uint32(rest[40:]))
 		if rest = rest[packLen:]; count*blobLen > int64(len(rest)) {
 			return &CorruptError{Reason: "it is cut short"}
@@ -301,12 +300,12 @@ func parseIndex(raw []byte, known map[string]packList) error {
 
 func encodeIndex(packs []packList) []byte {
 	b := append([]byte(indexMagic), indexVersion, 0, 0, 0)
-	b = binary.LittleEndian.AppendUint32(b, uint32(len(packs))) //nolint:gosec // see index.add
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(packs)))
 	for _, p := range packs {
 		name, _ := hex.DecodeString(p.name)
 		b = append(b, name...)
-		b = binary.LittleEndian.AppendUint64(b, uint64(p.size))         //nolint:gosec // not negative
-		b = binary.LittleEndian.AppendUint32(b, uint32(len(p.entries))) //nolint:gosec // a pack is far below 4 GiB
+		b = binary.LittleEndian.AppendUint64(b, uint64(p.size))
+		b = binary.LittleEndian.AppendUint32(b, uint32(len(p.entries)))
 		for _, e := range p.entries {
 			b = append(b, e.id[:]...)
 			b = binary.LittleEndian.AppendUint32(b, e.off)

@@ -149,7 +149,7 @@ func noise(seed uint64, size int) []byte {
 func noises(from, n, size int) [][]byte {
 	var list [][]byte
 	for i := range n {
-		list = append(list, noise(uint64(from+i), size)) //nolint:gosec // small
+		list = append(list, noise(uint64(from+i), size))
 	}
 	return list
 }
@@ -286,7 +286,7 @@ func TestSmallPacksAreMerged(t *testing.T) {
 	f := newFixture(t)
 	var live [][]byte
 	for day := range 40 {
-		b := noise(uint64(day), 1000) //nolint:gosec // small
+		b := noise(uint64(day), 1000)
 		live = append(live, b)
 		f.add(b)
 		f.sweep(live...)
@@ -458,7 +458,7 @@ func TestIndexObjectSavesFooters(t *testing.T) {
 	f := newFixture(t)
 	var blobs [][]byte
 	for i := range tooManyFooters + 1 {
-		b := noise(uint64(i), 500) //nolint:gosec // small
+		b := noise(uint64(i), 500)
 		blobs = append(blobs, b)
 		f.add(b)
 	}
@@ -590,7 +590,7 @@ func TestPowerCut(t *testing.T) {
 		}()
 		hit = n >= k
 		_ = f.objs.Close()
-		for left := range disk.Crashes(uint64(k), 32) { //nolint:gosec // small
+		for left := range disk.Crashes(uint64(k), 32) {
 			outcomes++
 			f, err := open(left)
 			if err != nil {

@@ -171,7 +171,7 @@ func choose(infos []packInfo, packs []victim, spared map[string]bool, packSize i
 		if info.gone || spared[info.name] {
 			continue
 		}
-		v.number, v.name, v.size = uint32(n), info.name, info.size //nolint:gosec // see index.add
+		v.number, v.name, v.size = uint32(n), info.name, info.size
 		v.dead = info.size - v.live - packHeader - trailerLen - int64(info.entries)*entryLen
 		live += v.live
 		switch {

@@ -274,7 +274,7 @@ func (s *Store) write(d *draft) {
 		s.index.packs[len(s.index.packs)-1].entries = len(d.entries)
 		for _, e := range d.entries {
 			// Also where there is one: this is the newer, and verified.
-			s.index.places[e.id] = place{pack: uint32(len(s.index.packs) - 1), off: e.off, stored: e.stored} //nolint:gosec // see index.add
+			s.index.places[e.id] = place{pack: uint32(len(s.index.packs) - 1), off: e.off, stored: e.stored}
 			delete(s.rotten, e.id)
 		}
 	}

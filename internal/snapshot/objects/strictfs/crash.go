@@ -39,7 +39,7 @@ func (f *FS) Crashes(seed uint64, most int) iter.Seq[*FS] {
 			}
 			return
 		}
-		r := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // a test's choice
+		r := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // no secret
 		for n := range most {
 			pick := func(c choice) int { return r.IntN(c.ways) }
 			if n < 2 { // nothing, everything
