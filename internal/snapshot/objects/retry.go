@@ -83,7 +83,7 @@ func (r *retry) List(ctx context.Context, kind string, fn func(Info) error) erro
 	seen := make(map[string]struct{})
 	var own error
 	err := r.do(ctx, "list "+kind, func(bool) error {
-		return r.Store.List(ctx, kind, func(info Info) error {
+		err := r.Store.List(ctx, kind, func(info Info) error {
 			if _, ok := seen[info.Name]; ok {
 				return nil
 			}
@@ -93,6 +93,10 @@ func (r *retry) List(ctx context.Context, kind string, fn func(Info) error) erro
 			}
 			return nil
 		})
+		if errors.Is(err, errOwn) {
+			return errOwn // whatever else there was
+		}
+		return err
 	})
 	if errors.Is(err, errOwn) {
 		return own
