@@ -60,8 +60,8 @@ var errCut = errors.New("power cut")
 // TestPowerCut cuts the power at every change of the filesystem in a life of
 // snapshots: made, made upon another, copied, deleted, collected, brought back.
 // Whatever a cut may leave opens, holds all that was promised, checks clean, and
-// lets the same life be lived again. With STEAD_SOAK set, all of what may be left
-// is tried, not only the extremes.
+// lets the same life be lived again. With STEAD_SOAK set, every cut and all of
+// what it may leave are tried, not only every third and the extremes.
 func TestPowerCut(t *testing.T) {
 	root, quiet := t.TempDir(), slog.New(slog.DiscardHandler)
 	old, fresh, next := stripes{1, 0, 2, 3}, stripes{0, 3, 5, 6}, stripes{0, 3, 7, 6}
@@ -76,11 +76,11 @@ func TestPowerCut(t *testing.T) {
 		}
 		return e, err
 	}
-	ctx, outcomes, most := context.Background(), 0, 2
+	ctx, outcomes, most, step := context.Background(), 0, 2, 3
 	if os.Getenv("STEAD_SOAK") != "" {
-		most = 64
+		most, step = 64, 1
 	}
-	for k, hit := 1, true; hit; k++ {
+	for k, hit := 1, true; hit; k += step {
 		disk, n := strictfs.New(root), 0
 		e, err := open(disk)
 		if err != nil {
@@ -133,8 +133,8 @@ func TestPowerCut(t *testing.T) {
 		if err := life(e, promised); err != nil && !errors.Is(err, errCut) {
 			t.Fatalf("cut at %d: %v", k, err)
 		}
-		hit = n >= k
 		_ = e.Close()
+		hit = n >= k
 		for left := range disk.Crashes(uint64(k), most) {
 			outcomes++
 			e, err := open(left)
@@ -163,7 +163,7 @@ func TestPowerCut(t *testing.T) {
 		}
 	}
 	t.Logf("%d outcomes", outcomes)
-	if outcomes < 100 {
+	if outcomes < 40 {
 		t.Errorf("only %d outcomes: the test has lost its teeth", outcomes)
 	}
 }

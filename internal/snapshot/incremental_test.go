@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -144,13 +145,19 @@ func (l large) NextData(off int64) (start, end int64, err error) {
 	return 0, 0, io.EOF
 }
 
-type sparse map[int64]byte
+// sparse takes blocks that each hold one byte value.
+type sparse struct {
+	mu     sync.Mutex
+	blocks map[int64]byte
+}
 
-func (s sparse) WriteAt(p []byte, off int64) (int, error) {
+func (s *sparse) WriteAt(p []byte, off int64) (int, error) {
 	if len(bytes.Trim(p, string(p[:1]))) != 0 {
 		return 0, errors.New("mixed bytes")
 	}
-	s[off/snapshot.BlockSize] = p[0]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.blocks[off/snapshot.BlockSize] = p[0]
 	return len(p), nil
 }
 
@@ -167,13 +174,13 @@ func TestManyPages(t *testing.T) {
 	if _, err := store.Create(t.Context(), "b", v, since("a", 1024, 3000, 5000), nil); err != nil {
 		t.Fatal(err)
 	}
-	got := sparse{}
+	got := &sparse{blocks: map[int64]byte{}}
 	if err := store.Restore(t.Context(), "b", got, nil); err != nil {
 		t.Fatal(err)
 	}
 	delete(v.blocks, 5000)
-	if fmt.Sprint(got) != fmt.Sprint(sparse(v.blocks)) {
-		t.Errorf("restored %v, want %v", got, v.blocks)
+	if !maps.Equal(got.blocks, v.blocks) {
+		t.Errorf("restored %v, want %v", got.blocks, v.blocks)
 	}
 	var changed, all []int64
 	err := store.Changed(t.Context(), "a", "b", 0, func(i int64, _, _ snapshot.Digest) error { changed = append(changed, i); return nil })

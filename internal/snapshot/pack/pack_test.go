@@ -588,8 +588,9 @@ func TestPowerCut(t *testing.T) {
 			defer w.Close()
 			_, _ = w.Run(ctx, marked(append(old, fresh...)...))
 		}()
-		hit = n >= k
+		f.Close()
 		_ = f.objs.Close()
+		hit = n >= k
 		for left := range disk.Crashes(uint64(k), 32) {
 			outcomes++
 			f, err := open(left)
@@ -606,6 +607,7 @@ func TestPowerCut(t *testing.T) {
 			f.add(fresh...)
 			f.sweep(append(old, fresh...)...)
 			f.want(append(old, fresh...)...)
+			f.Close()
 			_ = f.objs.Close()
 		}
 	}

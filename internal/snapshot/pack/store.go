@@ -124,8 +124,17 @@ func (s *Store) configure(ctx context.Context) error {
 	return nil
 }
 
-// Close lets go of what the store holds. Uploads and sweeps are closed before.
-func (s *Store) Close() { s.codec.close() }
+// Close waits for packs that are being written and lets go of what the store
+// holds. Uploads and sweeps are closed before.
+func (s *Store) Close() {
+	for range writers {
+		s.packer.slots <- struct{}{}
+	}
+	for range writers {
+		<-s.packer.slots
+	}
+	s.codec.close()
+}
 
 // id is what a blob is called in packs.
 func (s *Store) id(sum Digest) id { return id(sum) }

@@ -21,8 +21,10 @@ import (
 type FS struct {
 	root string
 	// Before, where set, is asked before anything changes, with the operation
-	// and what it is done to. Its error is the operation's.
+	// and what it is done to. Its error is the operation's. Calls don't overlap.
 	Before func(op, path string) error
+
+	asking sync.Mutex // held while Before runs
 
 	mu    sync.Mutex
 	dirs  map[string]*dir // by path
@@ -66,6 +68,8 @@ func (f *FS) ask(op, path string) error {
 	if err != nil {
 		return err
 	}
+	f.asking.Lock()
+	defer f.asking.Unlock()
 	if err := f.Before(op, rel); err != nil {
 		return &fs.PathError{Op: op, Path: path, Err: err}
 	}
