@@ -1,5 +1,5 @@
 // Package awsproto holds the small wire protocols that the local cloud speaks
-// beside EC2's own: AWS query (STS), AWS JSON 1.1 (SSM) and REST-JSON (DLM).
+// beside EC2's own: AWS query (STS), AWS JSON 1.1 (SSM) and REST-JSON (DLM, EBS).
 // All work on the SDK's Input and Output types, whose field names are the names
 // on the wire in these services.
 //

@@ -45,15 +45,17 @@ func EncodeJSON(w io.Writer, out any) error {
 	if v.Kind() != reflect.Pointer || v.IsNil() || v.Elem().Kind() != reflect.Struct {
 		return fmt.Errorf("encode response: %T is not a pointer to an Output", out)
 	}
-	return writeJSON(w, jsonValue(v, epochSeconds))
+	return WriteJSON(w, jsonValue(v, epochSeconds))
 }
 
 // EncodeJSONError writes an AWS JSON error body.
 func EncodeJSONError(w io.Writer, code, message string) error {
-	return writeJSON(w, map[string]string{"__type": code, "message": message})
+	return WriteJSON(w, map[string]string{"__type": code, "message": message})
 }
 
-func writeJSON(w io.Writer, v any) error {
+// WriteJSON writes what encoding/json makes of v, such as an error with members
+// of its own.
+func WriteJSON(w io.Writer, v any) error {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("encode response: %w", err)

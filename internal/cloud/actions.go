@@ -10,6 +10,7 @@ func (c *Cloud) registerActions() {
 	c.registerAccount()
 	c.registerVolumes()
 	c.registerSnapshots()
+	c.registerDirect()
 	c.registerLifecycle()
 	c.registerImages()
 	c.registerInstances()

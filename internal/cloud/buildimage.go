@@ -220,7 +220,7 @@ func (c *Cloud) clearBuilds(ctx context.Context) error {
 			return err
 		}
 		for _, s := range snaps {
-			if s.State == state.SnapshotPending && s.VolumeID == noVolume && s.CopyOf == nil {
+			if s.State == state.SnapshotPending && s.VolumeID == noVolume && s.CopyOf == nil && s.Upload == nil {
 				left = append(left, s)
 			}
 		}

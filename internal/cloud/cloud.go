@@ -37,7 +37,10 @@ type Cloud struct {
 	instants  *instants
 	networks  *networks
 	consoles  consoles
-	unadopted idSet       // instances whose machines run but do not answer
+	unadopted idSet // instances whose machines run but do not answer
+	uploads   *uploads
+	blockLoad blockLoad
+	tokens    tokenKey
 	stopping  atomic.Bool // machines are being shut down; none is started
 
 	ready      sync.Map // state.Scope → struct{}: regions whose defaults exist
@@ -46,6 +49,7 @@ type Cloud struct {
 	ssmActions map[string]action
 	dlmActions map[string]action
 	binActions map[string]action
+	ebsActions map[string]action
 }
 
 // Options are what a Cloud is opened with.
@@ -78,6 +82,10 @@ func Open(ctx context.Context, o Options, hyper hypervisor) (*Cloud, error) {
 	if c.snapshots, err = snapshot.OpenDir(ctx, o.Dir.Snapshots(), o.Log); err != nil {
 		return nil, err
 	}
+	if c.tokens, err = loadTokenKey(o.Dir.TokenKeyFile()); err != nil {
+		return nil, err
+	}
+	c.uploads = newUploads()
 	c.uses = newDiskUses()
 	c.running = &machines{byID: map[string]*machineHandle{}}
 	c.instants = &instants{bySnapshot: map[string]*heldInstant{}}
@@ -97,7 +105,7 @@ func (c *Cloud) Close() error {
 	c.instants.endAll() // so that the machines copy nothing more for them
 	err := c.running.release()
 	c.networks.close()
-	return errors.Join(err, c.snapshots.Close(), c.db.Close())
+	return errors.Join(err, c.uploads.closeAll(), c.snapshots.Close(), c.db.Close())
 }
 
 // credential is the sigv4.Lookup of the one pair of keys that the cloud has.

@@ -80,7 +80,7 @@ func (c *Cloud) copyOf(tx *state.Tx, source state.Scope, id string, to state.Sco
 	}
 	snap := &state.Snapshot{
 		Meta: c.meta(to, "snap"), State: state.SnapshotPending, VolumeID: noVolume, VolumeSize: src.VolumeSize, Encrypted: src.Encrypted,
-		CopyOf: &state.Origin{Region: source.Region, ID: src.ID},
+		CopyOf: &state.Origin{Region: source.Region, ID: src.ID}, Lineage: snapshotLineage(src),
 	}
 	src.Copying = append(src.Copying, copyName(snap))
 	return snap, state.Put(tx, src)
@@ -88,13 +88,23 @@ func (c *Cloud) copyOf(tx *state.Tx, source state.Scope, id string, to state.Sco
 
 func copyName(snap *state.Snapshot) string { return snap.Region + "/" + snap.ID }
 
+// origin is the snapshot whose data another needs until it is complete: what it
+// is a copy of, or an upload's parent.
+func origin(snap *state.Snapshot) *state.Origin {
+	if u := snap.Upload; u != nil && u.Parent != "" {
+		return &state.Origin{Region: snap.Region, ID: u.Parent}
+	}
+	return snap.CopyOf
+}
+
 // endCopying tells the source of a copy that its data isn't needed for that
 // any more.
 func endCopying(tx *state.Tx, snap *state.Snapshot) error {
-	if snap.CopyOf == nil {
+	o := origin(snap)
+	if o == nil {
 		return nil
 	}
-	src, err := state.Get[state.Snapshot](tx, state.Scope{Account: snap.Account, Region: snap.CopyOf.Region}, snap.CopyOf.ID)
+	src, err := state.Get[state.Snapshot](tx, state.Scope{Account: snap.Account, Region: o.Region}, o.ID)
 	if errors.Is(err, state.ErrNotFound) {
 		b, err := copiedFromBin(tx, state.Scope{Account: snap.Account, Region: snap.CopyOf.Region}, snap.CopyOf.ID)
 		if b == nil {
@@ -112,7 +122,7 @@ func endCopying(tx *state.Tx, snap *state.Snapshot) error {
 
 // kickOrigin has the source of a copy looked at: it may wait to be removed.
 func (c *Cloud) kickOrigin(snap *state.Snapshot) {
-	if o := snap.CopyOf; o != nil {
+	if o := origin(snap); o != nil {
 		c.work.kick(job{snap.Kind(), state.Scope{Account: snap.Account, Region: o.Region}, o.ID})
 	}
 }

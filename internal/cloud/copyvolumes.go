@@ -103,6 +103,7 @@ func (c *Cloud) copyVolume(ctx context.Context, src *state.Volume, in *ec2.CopyV
 				return nil, err
 			}
 			vol.Meta, vol.Tags, vol.CopyOf, vol.CopyLive = name.Meta, tags, src.ID, name.Live
+			vol.Lineage = volumeLineage(src)
 			return []string{vol.ID}, state.Put(tx, vol)
 		})
 		if err == nil && ids[0] != name.ID {

@@ -131,7 +131,7 @@ func (c *Cloud) createImageAtRest(p *imagePlan, dress func(*state.Volume, *state
 		}
 		snaps := make([]*state.Snapshot, len(p.disks))
 		for i, v := range p.disks {
-			snaps[i] = &state.Snapshot{Meta: c.meta(v.Scope(), "snap"), State: state.SnapshotPending, VolumeID: v.ID, VolumeSize: v.Size, Encrypted: v.Encrypted}
+			snaps[i] = &state.Snapshot{Meta: c.meta(v.Scope(), "snap"), State: state.SnapshotPending, VolumeID: v.ID, VolumeSize: v.Size, Encrypted: v.Encrypted, Lineage: volumeLineage(v)}
 			dress(v, snaps[i])
 			if err := state.Put(tx, snaps[i]); err != nil {
 				return err

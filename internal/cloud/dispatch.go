@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"reflect"
 	"runtime/debug"
+	"strconv"
 	"time"
 
 	"github.com/steadcloud/stead/internal/awsproto"
@@ -87,7 +88,7 @@ func (c *Cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	requestID := newRequestID()
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	body, err := readBody(w, r)
 	if err != nil {
 		c.answerFault(w, ec2Protocol{}, requestID, &apiError{Code: "RequestTooLarge", Message: err.Error(), Status: http.StatusRequestEntityTooLarge})
 		return
@@ -98,6 +99,17 @@ func (c *Cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c.serve(w, r, body, requestID, id)
+}
+
+// readBody reads a request's body, at once where its length is known.
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	in := http.MaxBytesReader(w, r.Body, maxBody)
+	if r.ContentLength <= 0 || r.ContentLength > maxBody {
+		return io.ReadAll(in)
+	}
+	body := make([]byte, r.ContentLength)
+	_, err := io.ReadFull(in, body)
+	return body, err
 }
 
 func (c *Cloud) serve(w http.ResponseWriter, r *http.Request, body []byte, requestID string, id sigv4.Identity) {
@@ -111,10 +123,10 @@ func (c *Cloud) serve(w http.ResponseWriter, r *http.Request, body []byte, reque
 	name, out, err := c.call(r, proto, actions, caller{scope, id.AccessKeyID}, body)
 	log := c.log.With("action", name, "region", id.Region, "ms", time.Since(start).Milliseconds(), "request", requestID)
 	if err == nil {
-		var buf bytes.Buffer
-		if err = proto.encode(&buf, name, requestID, out); err == nil {
+		var a answer
+		if a, err = respond(proto, name, requestID, out); err == nil {
 			log.Debug("answered")
-			c.answer(w, proto, requestID, http.StatusOK, buf.Bytes())
+			c.answer(w, requestID, a)
 			return
 		}
 	}
@@ -160,8 +172,10 @@ func (c *Cloud) service(name string) (protocol, map[string]action, error) {
 		return restProtocol{dlmRoutes, dlmInvalid}, c.dlmActions, nil
 	case "rbin":
 		return restProtocol{binRoutes, binInvalid}, c.binActions, nil
+	case "ebs":
+		return ebsProtocol{}, c.ebsActions, nil
 	}
-	return nil, nil, fail("UnknownService", "The service '%s' is not served here; ec2, sts, ssm, dlm and rbin are.", name)
+	return nil, nil, fail("UnknownService", "The service '%s' is not served here; ec2, ebs, sts, ssm, dlm and rbin are.", name)
 }
 
 // guessProtocol picks the shape of an error for a request that was refused
@@ -177,24 +191,61 @@ func guessProtocol(r *http.Request, err error) protocol {
 	if errors.As(err, &sig) && (sig.Service == "dlm" || sig.Service == "rbin") {
 		return restProtocol{}
 	}
+	if errors.As(err, &sig) && sig.Service == "ebs" {
+		return ebsProtocol{}
+	}
 	return ec2Protocol{}
 }
 
 func (c *Cloud) answerFault(w http.ResponseWriter, proto protocol, requestID string, e *apiError) {
+	if p, ok := proto.(translator); ok {
+		e = p.translate(e)
+	}
 	var buf bytes.Buffer
 	if err := proto.fault(&buf, requestID, e); err != nil {
 		c.log.Error("cannot write an error", "code", e.Code, "err", err)
 	}
-	c.answer(w, proto, requestID, e.status(), buf.Bytes())
+	c.answer(w, requestID, answer{status: e.status(), contentType: proto.contentType(), body: buf.Bytes()})
 }
 
-func (c *Cloud) answer(w http.ResponseWriter, proto protocol, requestID string, status int, body []byte) {
+// answer is what goes back to a client.
+type answer struct {
+	status      int
+	contentType string
+	header      map[string]string
+	body        []byte
+}
+
+// translator is a protocol with its own names for errors that all share.
+type translator interface {
+	translate(e *apiError) *apiError
+}
+
+// responder is a protocol whose answers are more than a body and 200.
+type responder interface {
+	respond(action string, out any) (answer, error)
+}
+
+func respond(proto protocol, action, requestID string, out any) (answer, error) {
+	if p, ok := proto.(responder); ok {
+		return p.respond(action, out)
+	}
+	var buf bytes.Buffer
+	err := proto.encode(&buf, action, requestID, out)
+	return answer{status: http.StatusOK, contentType: proto.contentType(), body: buf.Bytes()}, err
+}
+
+func (c *Cloud) answer(w http.ResponseWriter, requestID string, a answer) {
 	h := w.Header()
-	h.Set("Content-Type", proto.contentType())
+	for name, value := range a.header {
+		h.Set(name, value)
+	}
+	h.Set("Content-Type", a.contentType)
+	h.Set("Content-Length", strconv.Itoa(len(a.body)))
 	h.Set("X-Amzn-Requestid", requestID)
 	h.Set("Server", "stead")
-	w.WriteHeader(status)
-	if _, err := w.Write(body); err != nil {
+	w.WriteHeader(a.status)
+	if _, err := w.Write(a.body); err != nil {
 		c.log.Debug("client went away", "request", requestID, "err", err)
 	}
 }

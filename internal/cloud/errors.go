@@ -20,7 +20,8 @@ import (
 type apiError struct {
 	Code    string
 	Message string
-	Status  int // HTTP; 0 is 400
+	Status  int    // HTTP; 0 is 400
+	Reason  string // that EBS gives beside the code
 	cause   error
 }
 

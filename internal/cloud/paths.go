@@ -31,6 +31,12 @@ func (d Dir) Volumes() string { return d.join("volumes") }
 // Snapshots is the snapshot store.
 func (d Dir) Snapshots() string { return d.join("snapshots") }
 
+// Uploads holds the blocks of snapshots that clients put one by one.
+func (d Dir) Uploads() string { return d.join("uploads") }
+
+// TokenKeyFile holds the key that block tokens and page tokens are signed with.
+func (d Dir) TokenKeyFile() string { return d.join("tokens.key") }
+
 // Machine is the folder of one instance's process.
 func (d Dir) Machine(instanceID string) string { return d.join("machines", instanceID) }
 

@@ -203,8 +203,11 @@ func (c *Cloud) reconcileSnapshot(ctx context.Context, j job) error {
 	if snap.State != state.SnapshotPending {
 		return nil
 	}
+	if snap.Upload != nil && snap.Upload.Sealed == nil {
+		return c.awaitUpload(snap)
+	}
 	held := c.instants.get(snap.ID)
-	if held == nil && !snap.Live && snap.CopyOf == nil {
+	if held == nil && !snap.Live && snap.CopyOf == nil && snap.Upload == nil {
 		return nil // its instance is being shut down for it
 	}
 	info, err := c.storeSnapshot(ctx, snap, held)
@@ -224,6 +227,11 @@ func (c *Cloud) reconcileSnapshot(ctx context.Context, j job) error {
 	}
 	c.instants.end(snap.ID)
 	c.kickOrigin(snap)
+	if snap.Upload != nil {
+		if err := c.uploads.discard(c.dir, snap.ID); err != nil {
+			c.log.Warn("remove what a snapshot was made of", "snapshot", snap.ID, "err", err)
+		}
+	}
 	if failed != nil {
 		c.log.Warn("snapshot failed", "snapshot", snap.ID, "volume", snap.VolumeID, "err", failed)
 	}
@@ -245,6 +253,9 @@ func (c *Cloud) settle(s *state.Snapshot, info snapshot.Info, failed error) {
 func (c *Cloud) storeSnapshot(ctx context.Context, snap *state.Snapshot, held *heldInstant) (snapshot.Info, error) {
 	if snap.CopyOf != nil {
 		return c.snapshots.Copy(ctx, snap.CopyOf.ID, snap.ID)
+	}
+	if snap.Upload != nil {
+		return c.storeUpload(ctx, snap)
 	}
 	if held == nil {
 		if info, err := c.snapshots.Info(ctx, snap.ID); err == nil {

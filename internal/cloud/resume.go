@@ -30,7 +30,7 @@ func (c *Cloud) resume(ctx context.Context) error {
 	if err := os.RemoveAll(c.dir.Scratch()); err != nil {
 		return err
 	}
-	for _, d := range []string{c.dir.Scratch(), c.dir.Machines(), c.dir.Kernels(), c.dir.Cache()} {
+	for _, d := range []string{c.dir.Scratch(), c.dir.Machines(), c.dir.Kernels(), c.dir.Cache(), c.dir.Uploads()} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return err
 		}
@@ -40,6 +40,9 @@ func (c *Cloud) resume(ctx context.Context) error {
 	}
 	left, err := c.leftovers()
 	if err != nil {
+		return err
+	}
+	if err := c.clearUploads(left.snapshots); err != nil {
 		return err
 	}
 	c.adoptAll(ctx, left.instances)
@@ -174,7 +177,7 @@ func (c *Cloud) holdAgain(left *leftovers) error {
 		}
 	}
 	for _, s := range left.snapshots {
-		if s.State != state.SnapshotPending || s.Live || s.Deleted || s.CopyOf != nil {
+		if s.State != state.SnapshotPending || s.Live || s.Deleted || s.CopyOf != nil || s.Upload != nil {
 			continue
 		}
 		switch {

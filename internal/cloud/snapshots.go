@@ -79,7 +79,7 @@ func (c *Cloud) takeSnapshots(ctx context.Context, vols []*state.Volume, dress f
 		if !v.Ready || v.State == state.VolumeDeleting {
 			return nil, fail("IncorrectState", "The volume '%s' is '%s'.", v.ID, v.State)
 		}
-		snaps[i] = &state.Snapshot{Meta: c.meta(v.Scope(), "snap"), State: state.SnapshotPending, VolumeID: v.ID, VolumeSize: v.Size, Encrypted: v.Encrypted}
+		snaps[i] = &state.Snapshot{Meta: c.meta(v.Scope(), "snap"), State: state.SnapshotPending, VolumeID: v.ID, VolumeSize: v.Size, Encrypted: v.Encrypted, Lineage: volumeLineage(v)}
 		dress(v, snaps[i])
 	}
 	hold, err := c.holdStill(ctx, vols, snaps)

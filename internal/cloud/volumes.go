@@ -120,7 +120,7 @@ func (c *Cloud) sizeOf(tx *state.Tx, s state.Scope, spec diskSpec, vol *state.Vo
 	if snap.State != state.SnapshotCompleted {
 		return 0, fail("IncorrectState", "The snapshot '%s' is %s, not completed.", snap.ID, snap.State)
 	}
-	vol.SnapshotID = snap.ID
+	vol.SnapshotID, vol.Lineage = snap.ID, snapshotLineage(snap)
 	if spec.size == nil {
 		return snap.VolumeSize, nil
 	}

@@ -43,6 +43,9 @@ func (e *Error) Code(service string) (code string, status int) {
 		return e.ec2Code()
 	case "ssm":
 		return e.jsonCode()
+	case "ebs":
+		code, _ = e.jsonCode()
+		return code, http.StatusForbidden
 	default:
 		return e.queryCode()
 	}

@@ -128,15 +128,16 @@ func (s *signature) checkTime(now time.Time) *Error {
 
 // payloadHash returns the last line of the canonical request.
 func payloadHash(r *http.Request, s *signature, body []byte) (string, *Error) {
-	sum := sha256.Sum256(body)
-	actual := hex.EncodeToString(sum[:])
 	stated := r.Header.Get("X-Amz-Content-Sha256")
 	if stated == "" && s.presigned {
 		stated = s.statedHash
 	}
-	switch {
-	case stated == unsignedPayload && mayStayUnsigned(s.scope.service):
+	if stated == unsignedPayload && mayStayUnsigned(s.scope.service) {
 		return stated, nil
+	}
+	sum := sha256.Sum256(body)
+	actual := hex.EncodeToString(sum[:])
+	switch {
 	case stated == "" && s.presigned && s.scope.service == "s3":
 		return unsignedPayload, nil
 	case stated == "" || stated == actual:

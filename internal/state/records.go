@@ -140,6 +140,7 @@ type Volume struct {
 	IOPS       int32       `json:"iops,omitempty"`
 	Throughput int32       `json:"throughput,omitempty"`
 	SnapshotID string      `json:"snapshot,omitempty"`
+	Lineage    string      `json:"lineage,omitempty"` // see Snapshot
 	Encrypted  bool        `json:"encrypted,omitempty"`
 	Attachment *Attachment `json:"attachment,omitempty"`
 	// CopyOf is the volume that it is a copy of. While the copy isn't ready it
@@ -201,6 +202,28 @@ type Snapshot struct {
 	Copying []string `json:"copying,omitempty"`
 	// Sharing are the accounts that may make volumes of it.
 	Sharing []string `json:"sharing,omitempty"`
+	// Lineage is the volume or the upload that the first ancestor was made of:
+	// the snapshots that share it have their blocks in common. Empty in records
+	// from before there was one.
+	Lineage string `json:"lineage,omitempty"`
+	// Upload is how it comes from blocks that a client puts; nil for one that is
+	// made of a volume or of another snapshot.
+	Upload *Upload `json:"upload,omitempty"`
+}
+
+// Upload is a snapshot's that a client writes block by block.
+type Upload struct {
+	Parent  string `json:"parent,omitempty"` // whose blocks it has where none is put
+	Timeout int32  `json:"timeout"`          // minutes without a block, after which it fails
+	// Sealed is what the client said of all blocks when they were there; nil
+	// before.
+	Sealed *Seal `json:"sealed,omitempty"`
+}
+
+// Seal is what a client says of the blocks that it put.
+type Seal struct {
+	Blocks   int32  `json:"blocks"`
+	Checksum string `json:"checksum,omitempty"` // of their digests, in base64
 }
 
 // Kind implements Record.
