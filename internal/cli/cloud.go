@@ -24,7 +24,7 @@ machines. stead starts it by itself when the local context needs it.`,
   stead cloud stop`,
 	}
 	group(cmd)
-	cmd.AddCommand(newCloudStart(a), newCloudStop(a), newCloudStatus(a), newCloudRun(a), newCloudLogs(a), newCloudEnv(a), newCloudInterrupt(a))
+	cmd.AddCommand(newCloudStart(a), newCloudStop(a), newCloudStatus(a), newCloudRun(a), newCloudLogs(a), newCloudEnv(a), newCloudInterrupt(a), newCloudStore(a))
 	return cmd
 }
 
@@ -32,9 +32,9 @@ machines. stead starts it by itself when the local context needs it.`,
 // environment, so that a cloud that starts by itself is like one started by
 // hand.
 type cloudFlags struct {
-	listen, machines, accel, account string
-	egress, stopOnly                 bool
-	chosen                           bool // the machines, by their flag
+	listen, machines, accel, account, trashDays string
+	egress, stopOnly                            bool
+	chosen                                      bool // the machines, by their flag
 }
 
 func (o *cloudFlags) add(a *App, cmd *cobra.Command) {
@@ -43,6 +43,7 @@ func (o *cloudFlags) add(a *App, cmd *cobra.Command) {
 	f.StringVar(&o.machines, "machines", a.envOrAuto("STEAD_MACHINES"), "`KIND` of machines: auto, or none for the API alone")
 	f.StringVar(&o.accel, "accel", a.envOrAuto("STEAD_ACCEL"), "`KIND` of acceleration: auto, kvm or tcg")
 	f.StringVar(&o.account, "account-id", a.Getenv("STEAD_ACCOUNT_ID"), "account `ID`, twelve digits")
+	f.StringVar(&o.trashDays, "trash-days", a.Getenv("STEAD_TRASH_DAYS"), "`DAYS` that a deleted snapshot can be had back, 0 for none (default 7)")
 	f.BoolVar(&o.egress, "egress", a.egress(), "let machines reach beyond the cloud")
 }
 
@@ -50,7 +51,7 @@ func (o *cloudFlags) add(a *App, cmd *cobra.Command) {
 func (o *cloudFlags) start(dir, version string) cloud.StartOptions {
 	return cloud.StartOptions{
 		DataDir: dir, Version: version, Listen: o.listen, Machines: o.machines,
-		Accel: o.accel, Account: o.account, Egress: o.egress,
+		Accel: o.accel, Account: o.account, Egress: o.egress, TrashDays: daysOf(o.trashDays),
 	}
 }
 
@@ -234,7 +235,8 @@ func (a *App) cloudRun(ctx context.Context, o cloudFlags) error {
 	if err != nil {
 		return err
 	}
-	if err := a.checkStart(o.start(dir, a.Version)); err != nil {
+	asked := o.start(dir, a.Version)
+	if err := a.checkStart(asked); err != nil {
 		return err
 	}
 	level := slog.LevelInfo
@@ -243,7 +245,8 @@ func (a *App) cloudRun(ctx context.Context, o cloudFlags) error {
 	}
 	err = cloud.RunUnprivileged(ctx, cloud.Config{
 		Listen: o.listen, DataDir: dir, Machines: o.machines, Account: o.account, Accel: o.accel, Egress: o.egress, StopOnly: o.stopOnly,
-		Version: a.Version, Log: slog.New(slog.NewTextHandler(a.Stderr, &slog.HandlerOptions{Level: level})),
+		TrashDays: asked.TrashDays,
+		Version:   a.Version, Log: slog.New(slog.NewTextHandler(a.Stderr, &slog.HandlerOptions{Level: level})),
 	})
 	var ended *cloud.ExitError
 	switch {

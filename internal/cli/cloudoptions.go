@@ -28,7 +28,25 @@ func (a *App) checkStart(o cloud.StartOptions) error {
 	if o.Account != "" && !accountGrammar.MatchString(o.Account) {
 		return a.badOption("--account-id", "STEAD_ACCOUNT_ID", o.Account, "twelve digits")
 	}
+	if d := o.TrashDays; d != nil && (*d < 0 || *d > maxTrashDays) {
+		return usage("--trash-days (or STEAD_TRASH_DAYS): want a number from 0 to %d", maxTrashDays)
+	}
 	return nil
+}
+
+// maxTrashDays bounds how long deleted snapshots are kept.
+const maxTrashDays = 3650
+
+// daysOf reads a number of days: nil where none is given, -1 for what isn't one.
+func daysOf(text string) *int {
+	if text == "" {
+		return nil
+	}
+	days, err := strconv.Atoi(text)
+	if err != nil {
+		days = -1
+	}
+	return &days
 }
 
 func (a *App) badOption(flag, variable, value, want string) error {
@@ -68,6 +86,8 @@ func checkInForce(o cloud.StartOptions, i cloud.Info) error {
 		return differs("--accel", o.Accel, i.Machines)
 	case o.Account != "" && o.Account != i.Account:
 		return differs("--account-id", o.Account, i.Account)
+	case o.TrashDays != nil && *o.TrashDays != i.TrashDays:
+		return differs("--trash-days", strconv.Itoa(*o.TrashDays), strconv.Itoa(i.TrashDays))
 	}
 	return nil
 }

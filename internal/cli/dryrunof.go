@@ -27,14 +27,15 @@ func dryRunOf(path string) (how dryRunHow, why string) {
 		return dryRunPlans, ""
 	case "ls", "show", "snapshots", "cost", "orphans", "wait", "serial", "price",
 		"volume ls", "image ls", "context ls", "context show", "cloud status", "cloud env", "cloud logs",
-		"version", "schedule ls", "doctor":
+		"cloud store stats", "cloud store trash", "version", "schedule ls", "doctor":
 		return dryRunReads, ""
 	case "bin restore":
 		return dryRunRefused, "the plan knows nothing of what is in the bin; stead bin shows it"
 	case "ssh", "exec", "cp":
 		return dryRunRefused, "what it does on the server is yours to know"
 	case "cloud start", "cloud stop", "cloud run", "cloud check", "cloud collect", "cloud reset",
-		"cloud snapshot", "cloud gc", "cloud interrupt":
+		"cloud snapshot", "cloud gc", "cloud interrupt",
+		"cloud store check", "cloud store repair", "cloud store undelete", "cloud store empty":
 		return dryRunRefused, "it acts on this machine, not through the cloud's API"
 	case "context create", "context use", "context rm", "context delete", "ssh-config", "ec2 link", "completion", "man":
 		return dryRunRefused, "it changes only files of yours"

@@ -23,6 +23,7 @@ When stead starts the local cloud by itself:
   STEAD_MACHINES    auto, or none for the API without machines
   STEAD_ACCEL       auto, kvm or tcg
   STEAD_ACCOUNT_ID  twelve digits
+  STEAD_TRASH_DAYS  days that a deleted snapshot can be had back (7)
   STEAD_EGRESS      off keeps its machines from reaching the internet
 
 Contexts on AWS and on other endpoints take credentials as all AWS tools do:

@@ -77,13 +77,14 @@ func newLocalCloud(ctx context.Context, control *cloud.Control) (*localCloud, er
 // stands in for the flags of "stead cloud start".
 func (a *App) startOptions(dir string) cloud.StartOptions {
 	return cloud.StartOptions{
-		DataDir:  dir,
-		Version:  a.Version,
-		Listen:   a.Getenv("STEAD_LISTEN"), // "" is the cloud's own choice
-		Machines: a.envOrAuto("STEAD_MACHINES"),
-		Accel:    a.envOrAuto("STEAD_ACCEL"),
-		Account:  a.Getenv("STEAD_ACCOUNT_ID"),
-		Egress:   a.egress(),
+		DataDir:   dir,
+		Version:   a.Version,
+		Listen:    a.Getenv("STEAD_LISTEN"), // "" is the cloud's own choice
+		Machines:  a.envOrAuto("STEAD_MACHINES"),
+		Accel:     a.envOrAuto("STEAD_ACCEL"),
+		Account:   a.Getenv("STEAD_ACCOUNT_ID"),
+		Egress:    a.egress(),
+		TrashDays: daysOf(a.Getenv("STEAD_TRASH_DAYS")),
 	}
 }
 

@@ -35,6 +35,8 @@ type Cloud struct {
 	uses      *diskUses
 	running   *machines
 	instants  *instants
+	trash     time.Duration // how long a deleted snapshot can be had back; negative: not at all
+	trashing  sync.Mutex    // held while snapshots go to the trash or come back
 	networks  *networks
 	consoles  consoles
 	unadopted idSet // instances whose machines run but do not answer
@@ -60,8 +62,11 @@ type Options struct {
 	Keys    Credentials
 	// StayDown leaves instances off that ran when the cloud was last stopped.
 	StayDown bool
-	Log      *slog.Logger
-	Now      func() time.Time // nil is time.Now
+	// Trash is how long a deleted snapshot can be had back: 0 is DefaultTrash,
+	// negative not at all.
+	Trash time.Duration
+	Log   *slog.Logger
+	Now   func() time.Time // nil is time.Now
 }
 
 // Open opens the cloud in its folder and begins to make what is match the
@@ -72,6 +77,9 @@ func Open(ctx context.Context, o Options, hyper hypervisor) (*Cloud, error) {
 	if c.now == nil {
 		c.now = time.Now
 	}
+	if c.trash = o.Trash; c.trash == 0 {
+		c.trash = DefaultTrash
+	}
 	var err error
 	if c.db, err = state.Open(o.Dir.StateFile()); err != nil {
 		return nil, err
@@ -79,7 +87,7 @@ func Open(ctx context.Context, o Options, hyper hypervisor) (*Cloud, error) {
 	if c.volumes, err = volume.Open(o.Dir.Volumes(), o.Log); err != nil {
 		return nil, fmt.Errorf("open volumes: %w", err)
 	}
-	if c.snapshots, err = snapshot.OpenDir(ctx, o.Dir.Snapshots(), o.Log); err != nil {
+	if c.snapshots, err = snapshot.OpenDir(ctx, o.Dir.Snapshots(), o.Log, snapshot.WithTrash(c.trash), snapshot.WithClock(c.now)); err != nil {
 		return nil, err
 	}
 	if c.tokens, err = loadTokenKey(o.Dir.TokenKeyFile()); err != nil {

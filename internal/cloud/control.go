@@ -37,6 +37,7 @@ type Info struct {
 	Account   string    `json:"account"`
 	Region    string    `json:"region"` // where tools look by default
 	Machines  string    `json:"machines"`
+	TrashDays int       `json:"trashDays"` // that a deleted snapshot can be had back
 	Note      string    `json:"note,omitempty"`
 	Started   time.Time `json:"started"`
 	Instances int       `json:"instances"` // that run
@@ -73,6 +74,7 @@ func (d *daemon) controlHandler() http.Handler {
 	mux.HandleFunc("POST /stop", d.obeyStop)
 	mux.HandleFunc("GET /console/{region}/{id}", d.console)
 	mux.HandleFunc("POST /spot/{region}/{id}", d.interrupt)
+	d.serveStore(mux)
 	return mux
 }
 
@@ -101,7 +103,7 @@ func (d *daemon) reply(w http.ResponseWriter, v any) {
 func (d *daemon) info() Info {
 	i := Info{
 		PID: os.Getpid(), Version: d.cfg.Version, Built: d.built, Endpoint: d.endpoint(), DataDir: d.cfg.DataDir, Account: d.cfg.Account,
-		Region: DefaultRegion, Machines: d.cloud.hyper.accel(), Note: d.cloud.hyper.note(), Started: d.started,
+		Region: DefaultRegion, Machines: d.cloud.hyper.accel(), TrashDays: trashDays(d.cloud.trash), Note: d.cloud.hyper.note(), Started: d.started,
 	}
 	err := d.cloud.db.View(func(tx *state.Tx) error {
 		insts, err := state.All[state.Instance](tx)

@@ -40,9 +40,12 @@ type Config struct {
 	Account  string // twelve digits; empty is DefaultAccount
 	Accel    string // auto, kvm or tcg; empty is auto
 	Egress   bool   // whether machines reach beyond the cloud
-	StopOnly bool   // shut down the machines that a dead daemon left, and end
-	Version  string
-	Log      *slog.Logger
+	// TrashDays is how many days a deleted snapshot can be had back, 0 not at
+	// all; nil is a week.
+	TrashDays *int
+	StopOnly  bool // shut down the machines that a dead daemon left, and end
+	Version   string
+	Log       *slog.Logger
 }
 
 // ErrInUse says that another daemon has the data folder.
@@ -84,7 +87,7 @@ func Run(ctx context.Context, cfg Config) error {
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
 	hyper := newHypervisor(cfg)
-	c, err := Open(work, Options{Dir: dir, Account: cfg.Account, Egress: cfg.Egress, Keys: keys, Log: cfg.Log}, hyper)
+	c, err := Open(work, Options{Dir: dir, Account: cfg.Account, Egress: cfg.Egress, Keys: keys, Trash: trashTime(cfg.TrashDays), Log: cfg.Log}, hyper)
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}

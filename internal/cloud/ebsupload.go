@@ -172,7 +172,7 @@ func (c *Cloud) storeUpload(ctx context.Context, snap *state.Snapshot) (snapshot
 		return snapshot.Info{}, err
 	}
 	// After a restart it is sealed by its record alone.
-	if err := u.Seal(func(all *upload.Contents) error { return checkSeal(all, *snap.Upload.Sealed, u.Doubtful) }); err != nil {
+	if err := u.Seal(func(all *upload.Contents) error { return checkSeal(all, *snap.Upload.Sealed) }); err != nil {
 		return snapshot.Info{}, err
 	}
 	blocks, err := u.Contents()

@@ -268,7 +268,7 @@ func (c *Cloud) CompleteSnapshot(ctx context.Context, in *ebsapi.CompleteSnapsho
 	if err != nil {
 		return nil, err
 	}
-	if err := u.Seal(func(all *upload.Contents) error { return checkSeal(all, said, u.Doubtful) }); err != nil {
+	if err := u.Seal(func(all *upload.Contents) error { return checkSeal(all, said) }); err != nil {
 		if errors.Is(err, upload.ErrDamaged) {
 			err = errors.Join(err, c.failUpload(snap, "its blocks could not be written to the disk: "+err.Error()))
 		}
@@ -311,12 +311,12 @@ func sealOf(in *ebsapi.CompleteSnapshotInput) (state.Seal, error) {
 }
 
 // checkSeal compares what a client says with what there is.
-func checkSeal(all *upload.Contents, said state.Seal, doubtful func() bool) error {
+func checkSeal(all *upload.Contents, said state.Seal) error {
 	if all.Len() != int(said.Blocks) {
 		return ebsWrong("ChangedBlocksCount is %d, and %d blocks were written. Write what is missing, and complete it again.", said.Blocks, all.Len())
 	}
 	if said.Checksum == "" {
-		if doubtful() {
+		if all.Doubtful() {
 			return ebsWrong("This machine was cut off while blocks were written, and may have lost some. Complete the snapshot with a checksum, which tells, or write all blocks again.")
 		}
 		return nil

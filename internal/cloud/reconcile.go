@@ -29,6 +29,8 @@ func (c *Cloud) reconcile(ctx context.Context, j job) error {
 		return c.reconcileBinned(j)
 	case (*state.LifecyclePolicy)(nil).Kind():
 		return c.reconcilePolicy(ctx, j)
+	case trashJob.kind:
+		return c.expireTrash(ctx)
 	}
 	return fmt.Errorf("no worker for %s", j.kind)
 }
@@ -313,16 +315,14 @@ func (c *Cloud) removeSnapshot(ctx context.Context, snap *state.Snapshot) error 
 	if err != nil || needed {
 		return err
 	}
-	if err := c.snapshots.Delete(ctx, snap.ID); err != nil && !errors.Is(err, snapshot.ErrNotFound) {
-		return err
-	}
-	if err := c.db.Update(func(tx *state.Tx) error { return state.Delete(tx, snap) }); err != nil {
+	gone, err := c.trashSnapshot(ctx, jobOf(snap))
+	if err != nil || !gone {
 		return err
 	}
 	if _, err := c.snapshots.Collect(ctx); err != nil {
 		return fmt.Errorf("collect after %s: %w", snap.ID, err)
 	}
-	return nil
+	return c.forgetTrash(ctx)
 }
 
 // kickImages has the images looked at that wait for snapshots.

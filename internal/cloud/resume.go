@@ -57,7 +57,7 @@ func (c *Cloud) resume(ctx context.Context) error {
 	if c.stayDown {
 		return nil // what is to be done is kicked by the stop
 	}
-	c.work.kick(left.jobs()...)
+	c.work.kick(append(left.jobs(), trashJob)...)
 	return nil
 }
 

@@ -20,6 +20,7 @@ type StartOptions struct {
 	Accel      string
 	Account    string
 	Egress     bool
+	TrashDays  *int // see Config
 	Version    string
 	Executable string // whose `cloud run` it is
 }
@@ -96,6 +97,9 @@ func spawn(o StartOptions) (ended <-chan error, err error) {
 		}
 	}
 	args = append(args, "--egress="+strconv.FormatBool(o.Egress))
+	if o.TrashDays != nil {
+		args = append(args, "--trash-days", strconv.Itoa(*o.TrashDays))
+	}
 	cmd := exec.Command("/proc/self/exe", args...)
 	if o.Executable != "" {
 		cmd.Path = o.Executable

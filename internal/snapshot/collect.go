@@ -50,6 +50,12 @@ func (e *Engine) EmptyTrash(ctx context.Context) (freed int64, err error) {
 	return e.store.EmptyTrash(ctx)
 }
 
+// ExpireTrash deletes for good what has been in the trash long enough, and
+// returns the bytes freed. Collect does so, too.
+func (e *Engine) ExpireTrash(ctx context.Context) (freed int64, err error) {
+	return e.store.ExpireTrash(ctx)
+}
+
 // marks are the blobs that snapshots need.
 type marks struct {
 	e      *Engine

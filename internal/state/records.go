@@ -211,6 +211,18 @@ type Snapshot struct {
 	Upload *Upload `json:"upload,omitempty"`
 }
 
+// DeletedSnapshot is one whose data is in the store's trash, as it was.
+type DeletedSnapshot struct {
+	Snapshot
+	DeletedAt time.Time `json:"deletedAt"`
+}
+
+// Kind implements Record.
+func (*DeletedSnapshot) Kind() string { return "deleted-snapshot" }
+
+// Version implements Record.
+func (*DeletedSnapshot) Version() int { return 1 }
+
 // Upload is a snapshot's that a client writes block by block.
 type Upload struct {
 	Parent  string `json:"parent,omitempty"` // whose blocks it has where none is put

@@ -12,8 +12,9 @@ import (
 
 // Contents are the blocks of an upload, in order of their indices.
 type Contents struct {
-	blocks []named
-	data   *os.File
+	blocks   []named
+	data     *os.File
+	doubtful bool
 }
 
 // named is a block as the journal names it.
@@ -33,7 +34,7 @@ func (u *Upload) Contents() (*Contents, error) {
 
 // contents reads the digests from the journal, which are too many to keep.
 func (u *Upload) contents() (*Contents, error) {
-	c := &Contents{blocks: make([]named, 0, len(u.latest)), data: u.data}
+	c := &Contents{blocks: make([]named, 0, len(u.latest)), data: u.data, doubtful: u.doubtful}
 	count, _, err := scan(u.journal, func(n uint32, r record) {
 		if slot, ok := u.slots[n]; ok {
 			c.blocks = append(c.blocks, named{r.index, slot, r.sum})
@@ -48,6 +49,11 @@ func (u *Upload) contents() (*Contents, error) {
 	slices.SortFunc(c.blocks, func(a, b named) int { return cmp.Compare(a.index, b.index) })
 	return c, nil
 }
+
+// Doubtful says that the machine has lost power, or was reset, while blocks were
+// put that were not on its disk: any of them may be missing or old, and the
+// journal with them. Only a digest over all of them can tell.
+func (c *Contents) Doubtful() bool { return c.doubtful }
 
 // Len is how many blocks there are.
 func (c *Contents) Len() int { return len(c.blocks) }

@@ -10,6 +10,6 @@
 // What the process wrote is safe from its own death, but not from that of the
 // machine, until Seal or Close. The journal therefore notes in which boot it was written
 // and up to where it was synced. An upload that may have lost something in a
-// power cut says so ([Upload.Doubtful]), and every block is verified when it is
+// power cut says so ([Contents.Doubtful]), and every block is verified when it is
 // read.
 package upload

@@ -181,15 +181,6 @@ func (u *Upload) Count() int {
 	return len(u.latest)
 }
 
-// Doubtful says that the machine has lost power, or was reset, while blocks were
-// put that were not on its disk: any of them may be missing or old, and the
-// journal with them. Only a digest over all of them can tell.
-func (u *Upload) Doubtful() bool {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return u.doubtful
-}
-
 // Put puts a block of BlockSize bytes, whose digest is sum, in the place of any
 // that has the same index. When it returns, the block outlives this process.
 func (u *Upload) Put(index int64, data []byte, sum Digest, progress int, at time.Time) error {

@@ -93,7 +93,7 @@ func TestBlocksOutliveTheProcess(t *testing.T) {
 		}
 	}
 	want(t, u, blocks)
-	if u.Doubtful() {
+	if doubtful(t, u) {
 		t.Error("in doubt, though the machine never went down")
 	}
 	if st, err := os.Stat(u.path + ".data"); err != nil || st.Size() > 16*BlockSize {
@@ -131,6 +131,15 @@ func TestDyingPutHarmsNothing(t *testing.T) {
 	want(t, u, map[int64][]byte{3: blockOf(1), 4: blockOf(7), 5: blockOf(8)})
 }
 
+func doubtful(t *testing.T, u *Upload) bool {
+	t.Helper()
+	c, err := u.Contents()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c.Doubtful()
+}
+
 func otherBoot(n byte) func() (Digest, bool) {
 	return func() (Digest, bool) { return Digest{n}, true }
 }
@@ -157,12 +166,12 @@ func TestPowerCutIsNotForgotten(t *testing.T) {
 		t.Fatal(err)
 	}
 	u = restart(t, u, 1)
-	if u.Doubtful() {
+	if doubtful(t, u) {
 		t.Fatal("in doubt after a clean end")
 	}
 	put(t, u, 2, blockOf(2))
 	u = restart(t, u, 2)
-	if !u.Doubtful() {
+	if !doubtful(t, u) {
 		t.Fatal("blocks were put and not synced before a power cut, and it is in no doubt")
 	}
 	put(t, u, 3, blockOf(3))
@@ -170,7 +179,7 @@ func TestPowerCutIsNotForgotten(t *testing.T) {
 		t.Fatal(err)
 	}
 	u = restart(t, u, 2)
-	if !u.Doubtful() {
+	if !doubtful(t, u) {
 		t.Error("the doubt is forgotten once others are synced")
 	}
 	want(t, u, map[int64][]byte{1: blockOf(1), 2: blockOf(2), 3: blockOf(3)})

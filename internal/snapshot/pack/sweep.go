@@ -86,6 +86,14 @@ func (s *Store) EmptyTrash(ctx context.Context) (freed int64, err error) {
 	return s.emptyTrash(ctx, true)
 }
 
+// ExpireTrash deletes for good what has been in the trash long enough, as every
+// sweep does, and returns the bytes that it took.
+func (s *Store) ExpireTrash(ctx context.Context) (freed int64, err error) {
+	s.sweeping.Lock()
+	defer s.sweeping.Unlock()
+	return s.emptyTrash(ctx, false)
+}
+
 // victim is a pack to be taken away, and the blobs in it that must stay.
 type victim struct {
 	number     uint32
