@@ -4,7 +4,10 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"io"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -149,8 +152,10 @@ func (s *Store) Stats(ctx context.Context) (Stats, error) {
 	})
 }
 
-// Rebuild forgets the index, the index objects and the notes of rot and makes
-// the index again from the packs. ErrBusy says that uploads or sweeps are under
+// Rebuild forgets the index and the index objects, and the notes of rot that
+// aren't true any more, and makes the index again from the packs. The other notes
+// stay: a blob that was stored anew since would else be looked for in its rotten
+// copy again. ErrBusy says that uploads or sweeps are under
 // way, which would be lost on it.
 func (s *Store) Rebuild(ctx context.Context) error {
 	s.sweeping.Lock()
@@ -164,10 +169,63 @@ func (s *Store) Rebuild(ctx context.Context) error {
 	if busy {
 		return ErrBusy
 	}
-	for _, kind := range []string{kindIndex, kindRot} {
-		if err := s.objs.List(ctx, kind, func(o objects.Info) error { return s.objs.Delete(ctx, o.Name) }); err != nil {
+	if err := s.objs.List(ctx, kindIndex, func(o objects.Info) error { return s.objs.Delete(ctx, o.Name) }); err != nil {
+		return err
+	}
+	if err := s.reviseRot(ctx); err != nil {
+		return err
+	}
+	return s.reload(ctx)
+}
+
+// reviseRot deletes the notes of rot in blobs that are whole, such as those that
+// were once read from a disk that had a bad moment.
+func (s *Store) reviseRot(ctx context.Context) error {
+	notes, err := s.rotNotes(ctx)
+	if err != nil {
+		return err
+	}
+	for note := range notes {
+		rotten, err := s.stillRotten(ctx, note)
+		if err == nil && !rotten {
+			err = s.objs.Delete(ctx, note)
+		}
+		if err != nil {
 			return err
 		}
 	}
-	return s.reload(ctx)
+	return nil
+}
+
+// stillRotten reads the blob that a note of rot is about.
+func (s *Store) stillRotten(ctx context.Context, note string) (bool, error) {
+	cut := strings.LastIndexByte(note, '-')
+	off, err := strconv.ParseUint(note[max(cut, 0)+1:], 10, 32)
+	if cut < 0 || err != nil {
+		return true, nil // not a note of this version
+	}
+	pack := strings.TrimPrefix(note[:cut], kindRot+"/")
+	head := make([]byte, blobHeader)
+	n, err := s.objs.ReadAt(ctx, kindPacks+"/"+pack, head, int64(off))
+	switch {
+	case errors.Is(err, objects.ErrNotFound):
+		return false, nil // the pack is gone, and its rot
+	case n < len(head) && err != nil && !errors.Is(err, io.EOF):
+		return true, err
+	case n < len(head):
+		return true, nil
+	}
+	e := parseBlobHeader(head)
+	if e.stored > MaxBlob {
+		return true, nil
+	}
+	var mem []byte
+	framed, err := s.readFramed(ctx, pack, place{off: uint32(off), stored: e.stored}, &mem)
+	if err == nil {
+		_, err = s.decode(pack, framed, uint32(off), Digest(e.id), nil)
+	}
+	if errors.Is(err, ErrCorrupt) {
+		return true, nil
+	}
+	return err != nil, err
 }
