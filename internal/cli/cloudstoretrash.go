@@ -2,12 +2,14 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
 	"github.com/spf13/cobra"
 
 	"github.com/steadcloud/stead/internal/cloud"
+	"github.com/steadcloud/stead/internal/server"
 )
 
 func newCloudStoreTrash(a *App) *cobra.Command {
@@ -50,6 +52,9 @@ deregistered doesn't come back with its snapshots; register it anew.`,
 			snap, err = c.Undelete(ctx, args[0])
 			return err
 		})
+		if e := (*server.Error)(nil); errors.As(err, &e) && e.Code == server.KindNotFound {
+			e.Remedy = "stead cloud store trash"
+		}
 		if err != nil {
 			return err
 		}

@@ -190,8 +190,8 @@ type TrashedSnapshot struct {
 	SizeGiB     int32             `json:"size_gib"`
 	Description string            `json:"description,omitempty"`
 	Tags        map[string]string `json:"tags,omitempty"`
-	Deleted     time.Time         `json:"deleted"`
-	Until       time.Time         `json:"until"` // it can be had back
+	Deleted     time.Time         `json:"deleted,omitzero"` // when; neither of one that is back
+	Until       time.Time         `json:"until,omitzero"`   // it can be had back
 }
 
 // Trashed lists the deleted snapshots that can be had back, by region and ID.

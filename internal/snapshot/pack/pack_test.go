@@ -454,6 +454,33 @@ func TestEveryBitOfAPack(t *testing.T) {
 	f.open()
 }
 
+// TestRebuildPrefersTheHealed stores a rotten blob anew and makes the index again:
+// it leads to the copy that is whole. A note that isn't true goes.
+func TestRebuildPrefersTheHealed(t *testing.T) {
+	a := noise(1, 3000)
+	f := newFixture(t)
+	f.add(a)
+	rotten := f.files(kindPacks)[0]
+	f.flip(kindPacks+"/"+rotten, int64(packHeader+blobHeader+100)*8)
+	_, err := f.Get(t.Context(), Sum(a), nil)
+	f.wantErr(err, ErrCorrupt)
+	f.add(a)
+	for range 2 {
+		f.ok(f.Rebuild(t.Context()))
+		f.want(a)
+		f.reopen()
+	}
+	if n := len(f.files(kindRot)); n != 1 {
+		t.Fatalf("%d notes of rot, want 1", n)
+	}
+	f.flip(kindPacks+"/"+rotten, int64(packHeader+blobHeader+100)*8) // and back
+	f.ok(f.Rebuild(t.Context()))
+	f.want(a)
+	if n := len(f.files(kindRot)); n != 0 {
+		t.Errorf("%d notes of rot in what is whole", n)
+	}
+}
+
 func TestIndexObjectSavesFooters(t *testing.T) {
 	f := newFixture(t)
 	var blobs [][]byte
