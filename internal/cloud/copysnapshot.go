@@ -106,7 +106,7 @@ func endCopying(tx *state.Tx, snap *state.Snapshot) error {
 	}
 	src, err := state.Get[state.Snapshot](tx, state.Scope{Account: snap.Account, Region: o.Region}, o.ID)
 	if errors.Is(err, state.ErrNotFound) {
-		b, err := copiedFromBin(tx, state.Scope{Account: snap.Account, Region: snap.CopyOf.Region}, snap.CopyOf.ID)
+		b, err := copiedFromBin(tx, state.Scope{Account: snap.Account, Region: o.Region}, o.ID)
 		if b == nil {
 			return err // it was told before, and deleted since
 		}

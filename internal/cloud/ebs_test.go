@@ -25,6 +25,7 @@ import (
 	ebstypes "github.com/aws/aws-sdk-go-v2/service/ebs/types"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	rbintypes "github.com/aws/aws-sdk-go-v2/service/rbin/types"
 
 	"github.com/steadcloud/stead/internal/snapshot"
 	"github.com/steadcloud/stead/internal/state"
@@ -304,6 +305,22 @@ func TestDirectParent(t *testing.T) {
 	})
 }
 
+// A parent in the Recycle Bin is let go of like any other.
+func TestDirectParentInBin(t *testing.T) {
+	d := newDirect(t)
+	d.rule(rbintypes.ResourceTypeEbsSnapshot, 1)
+	base := d.made(ebsapi.StartSnapshotInput{Tags: []ebstypes.Tag{{Key: aws.String("app"), Value: aws.String("web")}}}, map[int32][]byte{1: noise(1)})
+	snap := d.start(ebsapi.StartSnapshotInput{ParentSnapshotId: &base})
+	d.delete(base)
+	_, err := d.cloud.Undelete(t.Context(), base)
+	wantCode2(t, err, "IncorrectState")
+	d.complete(snap, nil)
+	wantBlocks(t, d.all(snap), map[int32][]byte{1: noise(1)})
+	d.set(d.now().Add(25 * time.Hour))
+	d.cloud.work.kick(job{(*state.Binned)(nil).Kind(), testScope, base})
+	d.trashed(base) // from the bin into the store's trash
+}
+
 // A parent that can't be read fails the snapshot: nothing is made up.
 func TestDirectParentLost(t *testing.T) {
 	d := newDirect(t)
@@ -486,8 +503,16 @@ func TestDirectStartRefusals(t *testing.T) {
 	if a, b := d.start(long), d.start(long); a != b {
 		t.Errorf("a long token gives %s and %s", a, b)
 	}
-	for range maxUploads - 2 {
-		d.start(ebsapi.StartSnapshotInput{})
+	err = d.cloud.db.Update(func(tx *state.Tx) error {
+		for range maxUploads - 2 {
+			if err := state.Put(tx, &state.Snapshot{Meta: d.cloud.meta(testScope, "snap"), State: state.SnapshotPending, Upload: &state.Upload{Timeout: 60}}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 	_, err = d.ebs.StartSnapshot(t.Context(), &ebsapi.StartSnapshotInput{VolumeSize: aws.Int64(1)})
 	wantCode(t, err, "ConcurrentLimitExceededException")

@@ -102,7 +102,14 @@ func TestUndeleteAfterHalfADeletion(t *testing.T) {
 	d := newDirect(t)
 	blocks := map[int32][]byte{3: noise(1)}
 	snap := d.made(ebsapi.StartSnapshotInput{}, blocks)
-	err := d.cloud.db.Update(func(tx *state.Tx) error { _, err := dropSnapshot(tx, testScope, snap); return err })
+	err := d.cloud.db.Update(func(tx *state.Tx) error {
+		rec, err := findSnapshot(tx, testScope, snap)
+		if err != nil {
+			return err
+		}
+		_, err = d.cloud.deleteSnapshot(tx, rec)
+		return err
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

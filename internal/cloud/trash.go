@@ -132,7 +132,7 @@ func (c *Cloud) Undelete(ctx context.Context, id string) (*state.Snapshot, error
 	case snap != nil:
 		return snap, nil
 	case deleted == nil:
-		return nil, snapshotIDs.missing(id)
+		return nil, c.neverTrashed(id)
 	}
 	if _, err := c.snapshots.Undelete(ctx, id); errors.Is(err, snapshot.ErrNotFound) {
 		return nil, fail(snapshotIDs.notFound, "The data of the snapshot '%s' is not in the trash any more.", id)
@@ -144,6 +144,22 @@ func (c *Cloud) Undelete(ctx context.Context, id string) (*state.Snapshot, error
 	return &back, c.db.Update(func(tx *state.Tx) error {
 		return errors.Join(state.Put(tx, &back), state.Delete(tx, deleted))
 	})
+}
+
+// neverTrashed says that the trash hasn't got a snapshot, and where it is.
+func (c *Cloud) neverTrashed(id string) error {
+	kept := false
+	err := c.db.View(func(tx *state.Tx) error {
+		all, err := state.All[state.Binned](tx)
+		for _, b := range all {
+			kept = kept || b.ID == id
+		}
+		return err
+	})
+	if err == nil && kept {
+		return fail("IncorrectState", "The snapshot '%s' is in the Recycle Bin; `stead bin restore %s` brings it back.", id, id)
+	}
+	return errors.Join(err, snapshotIDs.missing(id))
 }
 
 // spare undoes the deletion of a snapshot that still waits for it.
