@@ -287,7 +287,7 @@ func TestDirectParent(t *testing.T) {
 	if old, err := d.get(base, 2, firsts[2]); err != nil || !bytes.Equal(old, first[2]) {
 		t.Errorf("the first's block 2: %v", err)
 	}
-	if new, err := d.get(snap, 2, seconds[2]); err != nil || !bytes.Equal(new, changes[2]) {
+	if now, err := d.get(snap, 2, seconds[2]); err != nil || !bytes.Equal(now, changes[2]) {
 		t.Errorf("the second's block 2: %v", err)
 	}
 	next := d.start(ebsapi.StartSnapshotInput{ParentSnapshotId: &snap, VolumeSize: aws.Int64(2)})
@@ -480,9 +480,14 @@ func TestDirectStartRefusals(t *testing.T) {
 	for reason, inputs := range map[string][]ebsapi.StartSnapshotInput{
 		"INVALID_VOLUME_SIZE": {{VolumeSize: aws.Int64(0)}, {VolumeSize: aws.Int64(65537)}, {VolumeSize: aws.Int64(1), ParentSnapshotId: &big}},
 		"INVALID_PARAMETER_VALUE": {
-			{Timeout: aws.Int32(9)}, {Timeout: aws.Int32(4321)}, {Timeout: aws.Int32(0)}, {Encrypted: aws.Bool(true)},
-			{KmsKeyArn: aws.String("arn:aws:kms:us-east-1:1:key/1")}, {Encrypted: aws.Bool(false), ParentSnapshotId: &big},
-			{Description: aws.String(strings.Repeat("x", 256))}, {ClientToken: aws.String(strings.Repeat("x", 256))},
+			{Timeout: aws.Int32(9)},
+			{Timeout: aws.Int32(4321)},
+			{Timeout: aws.Int32(0)},
+			{Encrypted: aws.Bool(true)},
+			{KmsKeyArn: aws.String("arn:aws:kms:us-east-1:1:key/1")},
+			{Encrypted: aws.Bool(false), ParentSnapshotId: &big},
+			{Description: aws.String(strings.Repeat("x", 256))},
+			{ClientToken: aws.String(strings.Repeat("x", 256))},
 		},
 		"INVALID_TAG":         {{Tags: []ebstypes.Tag{{Key: aws.String("aws:x"), Value: aws.String("")}}}},
 		"INVALID_SNAPSHOT_ID": {{ParentSnapshotId: aws.String("vol-1")}, {ParentSnapshotId: &pending}},

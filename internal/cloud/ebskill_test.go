@@ -149,7 +149,9 @@ func TestDirectByAWSCLI(t *testing.T) {
 		}
 		return out
 	}
-	var made struct{ SnapshotId string } //nolint:revive // the API's name
+	var made struct {
+		ID string `json:"SnapshotId"`
+	}
 	if err := json.Unmarshal([]byte(must("start-snapshot", "--volume-size", "1", "--tags", "Key=a,Value=b")), &made); err != nil {
 		t.Fatal(err)
 	}
@@ -157,24 +159,24 @@ func TestDirectByAWSCLI(t *testing.T) {
 	if err := os.WriteFile(file, block, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if out := must("put-snapshot-block", "--snapshot-id", made.SnapshotId, "--block-index", "3", "--data-length", "524288",
+	if out := must("put-snapshot-block", "--snapshot-id", made.ID, "--block-index", "3", "--data-length", "524288",
 		"--block-data", file, "--checksum", checksum(block), "--checksum-algorithm", "SHA256", "--progress", "50"); !strings.Contains(out, checksum(block)) {
 		t.Errorf("put: %s", out)
 	}
-	if out := must("complete-snapshot", "--snapshot-id", made.SnapshotId, "--changed-blocks-count", "1"); !strings.Contains(out, "pending") {
+	if out := must("complete-snapshot", "--snapshot-id", made.ID, "--changed-blocks-count", "1"); !strings.Contains(out, "pending") {
 		t.Errorf("completed: %s", out)
 	}
-	waitCompleted(t, client, made.SnapshotId)
+	waitCompleted(t, client, made.ID)
 	var list ebsapi.ListSnapshotBlocksOutput
-	out := must("list-snapshot-blocks", "--snapshot-id", made.SnapshotId)
+	out := must("list-snapshot-blocks", "--snapshot-id", made.ID)
 	if err := json.Unmarshal([]byte(out), &struct{ Blocks any }{&list.Blocks}); err != nil || len(list.Blocks) != 1 || !strings.Contains(out, `"ExpiryTime": "20`) {
 		t.Fatalf("listed: %s (%v)", out, err)
 	}
-	must("get-snapshot-block", "--snapshot-id", made.SnapshotId, "--block-index", "3", "--block-token", aws.ToString(list.Blocks[0].BlockToken), file+".got")
+	must("get-snapshot-block", "--snapshot-id", made.ID, "--block-index", "3", "--block-token", aws.ToString(list.Blocks[0].BlockToken), file+".got")
 	if got, err := os.ReadFile(file + ".got"); err != nil || !bytes.Equal(got, block) || len(got) != snapshot.BlockSize {
 		t.Errorf("read %d bytes (%v)", len(got), err)
 	}
-	out, err := run("list-changed-blocks", "--second-snapshot-id", made.SnapshotId, "--first-snapshot-id", "snap-00000000000000000")
+	out, err := run("list-changed-blocks", "--second-snapshot-id", made.ID, "--first-snapshot-id", "snap-00000000000000000")
 	var failed *exec.ExitError
 	if !errors.As(err, &failed) || !strings.Contains(out, "ResourceNotFoundException") {
 		t.Errorf("of one that isn't there: %s (%v)", out, err)

@@ -108,7 +108,8 @@ func (c *Control) StoreStats(ctx context.Context) (*StoreStats, error) {
 
 // Trashed lists the deleted snapshots that can be had back.
 func (c *Control) Trashed(ctx context.Context) (list []TrashedSnapshot, err error) {
-	return list, c.store(ctx, http.MethodGet, "/store/trash", nil, &list, nil)
+	err = c.store(ctx, http.MethodGet, "/store/trash", nil, &list, nil)
+	return list, err
 }
 
 // EmptyTrash deletes them for good, and returns the bytes freed.

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -299,3 +301,13 @@ func (s *Store) noteRot(ctx context.Context, i id, p place, pack string, bad *Co
 }
 
 func rotName(pack string, off uint32) string { return fmt.Sprintf("%s/%s-%d", kindRot, pack, off) }
+
+// parseRotName takes the name of a note of rot apart.
+func parseRotName(name string) (pack string, off uint32, ok bool) {
+	cut := strings.LastIndexByte(name, '-')
+	if cut < 0 {
+		return "", 0, false
+	}
+	n, err := strconv.ParseUint(name[cut+1:], 10, 32)
+	return strings.TrimPrefix(name[:cut], kindRot+"/"), uint32(n), err == nil
+}

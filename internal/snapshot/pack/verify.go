@@ -6,8 +6,6 @@ import (
 	"errors"
 	"io"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -199,12 +197,10 @@ func (s *Store) reviseRot(ctx context.Context) error {
 
 // stillRotten reads the blob that a note of rot is about.
 func (s *Store) stillRotten(ctx context.Context, note string) (bool, error) {
-	cut := strings.LastIndexByte(note, '-')
-	off, err := strconv.ParseUint(note[max(cut, 0)+1:], 10, 32)
-	if cut < 0 || err != nil {
-		return true, nil // not a note of this version
+	pack, off, ok := parseRotName(note)
+	if !ok { // not a note of this version
+		return true, nil
 	}
-	pack := strings.TrimPrefix(note[:cut], kindRot+"/")
 	head := make([]byte, blobHeader)
 	n, err := s.objs.ReadAt(ctx, kindPacks+"/"+pack, head, int64(off))
 	switch {
@@ -220,9 +216,9 @@ func (s *Store) stillRotten(ctx context.Context, note string) (bool, error) {
 		return true, nil
 	}
 	var mem []byte
-	framed, err := s.readFramed(ctx, pack, place{off: uint32(off), stored: e.stored}, &mem)
+	framed, err := s.readFramed(ctx, pack, place{off: off, stored: e.stored}, &mem)
 	if err == nil {
-		_, err = s.decode(pack, framed, uint32(off), Digest(e.id), nil)
+		_, err = s.decode(pack, framed, off, Digest(e.id), nil)
 	}
 	if errors.Is(err, ErrCorrupt) {
 		return true, nil
