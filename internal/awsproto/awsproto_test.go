@@ -228,3 +228,40 @@ func FuzzDecodeJSON(f *testing.F) {
 		}
 	})
 }
+
+// A route's input comes from its path, its query, its headers and its body.
+func TestRouteDecode(t *testing.T) {
+	type input struct {
+		ID     *string
+		Index  *int32
+		Size   *int64
+		Kind   string
+		Data   io.Reader
+		Text   *string
+		hidden bool
+	}
+	route := Route{
+		Method: http.MethodPut, Path: "/things/{ID}/{Index}", Action: "PutThing", Payload: "Data",
+		Query: map[string]string{"how": "Kind"}, Header: map[string]string{"X-Size": "Size"},
+	}
+	r := httptest.NewRequest(http.MethodPut, "/things/a%2Fb/7?how=fast&other=1", http.NoBody)
+	r.Header.Set("X-Size", "9000000000")
+	found, path, ok := FindRoute([]Route{route}, r)
+	var in input
+	if err := found.Decode(&in, r, []byte("body"), path); err != nil || !ok || *in.ID != "a/b" || *in.Index != 7 || *in.Size != 9e9 || in.Kind != "fast" || in.hidden {
+		t.Fatalf("%+v, %v", in, err)
+	}
+	if body, err := io.ReadAll(in.Data); err != nil || string(body) != "body" {
+		t.Errorf("the payload is %q", body)
+	}
+	route.Payload = ""
+	in = input{}
+	if err := route.Decode(&in, r, []byte(`{"Text":"x"}`), path); err != nil || *in.Text != "x" || in.Data != nil {
+		t.Errorf("%+v, %v", in, err)
+	}
+	for _, index := range []string{"x", "1.5", "9000000000", ""} {
+		if err := route.Decode(&input{}, r, nil, map[string]string{"Index": index}); err == nil {
+			t.Errorf("the index %q is taken", index)
+		}
+	}
+}

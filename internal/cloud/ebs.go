@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
-	"io"
 	"regexp"
 	"sync"
 	"time"
@@ -201,10 +200,18 @@ func (c *Cloud) GetSnapshotBlock(ctx context.Context, in *ebsapi.GetSnapshotBloc
 		data = append(make([]byte, 0, snapshot.BlockSize), data...)[:snapshot.BlockSize]
 	}
 	return &ebsapi.GetSnapshotBlockOutput{
-		BlockData: io.NopCloser(bytes.NewReader(data)), DataLength: aws.Int32(int32(len(data))),
+		BlockData: blockData{bytes.NewReader(data), data}, DataLength: aws.Int32(int32(len(data))),
 		Checksum: aws.String(checksum(data)), ChecksumAlgorithm: ebstypes.ChecksumAlgorithmChecksumAlgorithmSha256,
 	}, nil
 }
+
+// blockData is a block to be read, which the protocol needn't copy.
+type blockData struct {
+	*bytes.Reader
+	all []byte
+}
+
+func (blockData) Close() error { return nil }
 
 // checksum is how the EBS direct APIs write that of a block.
 func checksum(data []byte) string {

@@ -95,10 +95,15 @@ func (ebsProtocol) encode(w io.Writer, _, _ string, out any) error {
 func (p ebsProtocol) respond(_ string, out any) (answer, error) {
 	switch out := out.(type) {
 	case *ebsapi.GetSnapshotBlockOutput:
-		body, err := io.ReadAll(out.BlockData)
-		return answer{status: http.StatusOK, contentType: "application/octet-stream", body: body, header: map[string]string{
+		a := answer{status: http.StatusOK, contentType: "application/octet-stream", header: map[string]string{
 			headerLength: strconv.Itoa(int(*out.DataLength)), headerChecksum: *out.Checksum, headerAlgorithm: string(out.ChecksumAlgorithm),
-		}}, err
+		}}
+		block, ok := out.BlockData.(blockData)
+		if !ok {
+			return a, fmt.Errorf("a block is read from a %T", out.BlockData)
+		}
+		a.body = block.all
+		return a, nil
 	case *ebsapi.PutSnapshotBlockOutput:
 		return answer{status: http.StatusCreated, contentType: p.contentType(), body: []byte("{}"), header: map[string]string{
 			headerChecksum: *out.Checksum, headerAlgorithm: string(out.ChecksumAlgorithm),

@@ -204,9 +204,12 @@ func checkBlock(in *ebsapi.PutSnapshotBlockInput) (data []byte, sum upload.Diges
 	if err := checkAlgorithm(in.ChecksumAlgorithm); err != nil {
 		return nil, sum, err
 	}
-	if data, err = io.ReadAll(in.BlockData); err != nil || len(data) != snapshot.BlockSize {
-		return nil, sum, ebsWrong("The request has %d bytes of data; a block has %d.", len(data), snapshot.BlockSize)
+	data = make([]byte, snapshot.BlockSize+1)
+	n, err := io.ReadFull(in.BlockData, data)
+	if !errors.Is(err, io.ErrUnexpectedEOF) || n != snapshot.BlockSize {
+		return nil, sum, ebsWrong("The request has %d bytes of data or more; a block has %d.", n, snapshot.BlockSize)
 	}
+	data = data[:n]
 	if sum = sha256.Sum256(data); base64.StdEncoding.EncodeToString(sum[:]) != *in.Checksum {
 		return nil, sum, ebsFail(ebsInvalid, ebstypes.ValidationExceptionReasonInvalidBlock, "The checksum of the data is not '%s'.", *in.Checksum)
 	}
