@@ -19,6 +19,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	ebsapi "github.com/aws/aws-sdk-go-v2/service/ebs"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"golang.org/x/sys/unix"
 
 	"github.com/steadcloud/stead/internal/snapshot"
 )
@@ -124,6 +125,43 @@ func TestDirectKill9(t *testing.T) {
 	wantBlocks(t, d.all(snap), blocks)
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
+}
+
+// A full disk refuses blocks with a code that no client retries, and harms none
+// that was put: with room, the client goes on.
+func TestDirectFullDisk(t *testing.T) {
+	d := newDirect(t)
+	if err := unix.Mount("tmpfs", d.dir.Uploads(), "tmpfs", 0, "size=2m"); err != nil {
+		skipOrFail(t, "can't mount a small tmpfs to fill: "+err.Error())
+	}
+	t.Cleanup(func() {
+		d.end()
+		_ = unix.Unmount(d.dir.Uploads(), unix.MNT_DETACH)
+	})
+	snap := d.start(ebsapi.StartSnapshotInput{})
+	blocks := map[int32][]byte{}
+	var full error
+	for i := int32(0); full == nil && i < 10; i++ {
+		if full = d.tryPut(snap, i, noise(uint64(i))); full == nil {
+			blocks[i] = noise(uint64(i))
+		}
+	}
+	wantCode(t, full, "ServiceQuotaExceededException")
+	if len(blocks) < 2 {
+		t.Fatalf("%d blocks fit", len(blocks))
+	}
+	wantCode(t, d.tryPut(snap, 0, noise(77)), "ServiceQuotaExceededException") // over one that is there
+	_, err := d.ebs.StartSnapshot(t.Context(), &ebsapi.StartSnapshotInput{VolumeSize: aws.Int64(1)})
+	if err != nil { // its journal may or may not fit
+		wantCode(t, err, "ServiceQuotaExceededException")
+	}
+	if err := unix.Mount("tmpfs", d.dir.Uploads(), "tmpfs", unix.MS_REMOUNT, "size=16m"); err != nil {
+		t.Fatal(err)
+	}
+	blocks[9] = noise(9)
+	d.put(snap, map[int32][]byte{9: blocks[9]})
+	d.complete(snap, blocks)
+	wantBlocks(t, d.all(snap), blocks)
 }
 
 // The aws command reads what is answered, with checks of its own.
