@@ -20,6 +20,10 @@ import (
 	"github.com/steadcloud/stead/internal/upload"
 )
 
+// uploadLook is how often a pending upload is looked at, at least: a timer alone
+// would stand still while the machine sleeps.
+const uploadLook = time.Hour
+
 // uploads are those that are open in this process. Each is opened when it is
 // first needed, and synced when the daemon ends.
 type uploads struct {
@@ -138,7 +142,7 @@ func (c *Cloud) awaitUpload(snap *state.Snapshot) error {
 	}
 	timeout := time.Duration(snap.Upload.Timeout) * time.Minute
 	if left := last.Add(timeout).Sub(c.now()); left > 0 {
-		c.work.later(jobOf(snap), left)
+		c.work.later(jobOf(snap), min(left, uploadLook))
 		return nil
 	}
 	return c.failUpload(snap, fmt.Sprintf("no block was written for %d minutes, which is its timeout; start another", snap.Upload.Timeout))
