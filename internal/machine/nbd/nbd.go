@@ -1,6 +1,7 @@
 // Package nbd is a client of the Network Block Device protocol, as much of it as
 // reading an export takes: fixed newstyle negotiation, READ, TRIM and DISC with
-// simple replies. Requests are pipelined.
+// simple replies, pipelined; and, on a connection of its own, BLOCK_STATUS with
+// structured ones.
 package nbd
 
 import (
@@ -25,15 +26,25 @@ const (
 	flagFixedNewstyle = 1 << 0
 	flagNoZeroes      = 1 << 1
 
-	optGo       = 7
-	repAck      = 1
-	repInfo     = 3
-	repErrorBit = 1 << 31
-	infoExport  = 0
+	optGo         = 7
+	optStructured = 8
+	optSetMeta    = 10
+	repAck        = 1
+	repInfo       = 3
+	repMeta       = 4
+	repErrorBit   = 1 << 31
+	infoExport    = 0
 
-	cmdRead = 0
-	cmdDisc = 2
-	cmdTrim = 4
+	cmdRead        = 0
+	cmdDisc        = 2
+	cmdTrim        = 4
+	cmdBlockStatus = 7
+
+	magicChunk    = 0x668e33ef
+	chunkDone     = 1 << 0
+	chunkNone     = 0
+	chunkStatus   = 5
+	chunkErrorBit = 1 << 15
 
 	transSendTrim = 1 << 5
 
@@ -47,7 +58,7 @@ const maxInFlight = 16
 
 // ServerError is the server's refusal of a request.
 type ServerError struct {
-	Op     string // read or trim
+	Op     string // read, trim or block status
 	Offset int64
 	Errno  uint32 // as in errno.h for the usual ones: 5 EIO, 13 EACCES, 28 ENOSPC
 }
