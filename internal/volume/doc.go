@@ -9,4 +9,37 @@
 // Locks are those of QEMU's own protocol (file.locking, see lock.go): a volume
 // that a machine writes to can't be deleted, grown or read here, and a machine
 // can't start on a volume while a snapshot of it is being read.
+//
+// # What has changed
+//
+// Beside a volume lies what of it has changed since a snapshot (changes.go), so
+// that the next snapshot reads no more than that. To take a changed block for an
+// unchanged one would be to lose data, and to know nothing costs but time: so
+// what is noted holds for the file with this inode, size, mtime and ctime alone,
+// and it is forgotten before a machine can write.
+//
+// A record is saved when nobody can write to the volume: its machine is gone or
+// has given it back, or a snapshot of it was read while it lay still. The volume
+// is synced, then identified, then the record is written under another name,
+// synced, renamed and the folder synced. Where a kill or a power cut may fall:
+//
+//   - Before the machine's end: there is no record; it was taken at its start.
+//   - Between its end and the rename: likewise.
+//   - After the rename, before the folder is synced: the record is there or not,
+//     and right, for the volume was durable before.
+//
+// It is taken (CarryChanges) before a machine starts, by a rename that is synced:
+//
+//   - Before the rename: nobody has written; the record holds.
+//   - After it, before the machine runs: the record names no machine's bitmap,
+//     for each is named after the one record that it goes on from; so nothing is
+//     known.
+//   - While the machine runs: the record and the machine's bitmap, which begins
+//     before the guest does, hold together. Without either nothing is known.
+//   - A power cut before the rename was synced can't be: the machine's start
+//     comes after it. The record can't come back to life beside a volume that
+//     was written to.
+//
+// A snapshot's own end is no matter: a record names its base, and one whose base
+// is not, or no longer, in the store is of no use there.
 package volume

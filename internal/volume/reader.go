@@ -11,8 +11,11 @@ import (
 
 // Reader reads a volume that no machine writes to. It fits snapshot.Source.
 type Reader struct {
+	dir  *Dir
+	id   string
 	f    *os.File
 	size int64
+	file identity // as it was opened
 
 	seek sync.Mutex // the file has one offset
 }
@@ -29,12 +32,12 @@ func (d *Dir) Reader(id string) (*Reader, error) {
 		unlock(f)
 		return nil, wrap("read", id, err)
 	}
-	info, err := f.Stat()
+	file, err := identify(f)
 	if err != nil {
 		unlock(f)
 		return nil, wrap("read", id, err)
 	}
-	return &Reader{f: f, size: info.Size()}, nil
+	return &Reader{dir: d, id: id, f: f, size: int64(file.Size), file: file}, nil
 }
 
 func (d *Dir) open(id string, flags int) (*os.File, error) {

@@ -177,6 +177,9 @@ func (d *Dir) Delete(ctx context.Context, id string) (err error) {
 		return err
 	}
 	defer release()
+	if err := d.dropChanges(id); err != nil {
+		return err
+	}
 	if err := os.Remove(d.Path(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -216,14 +219,27 @@ func (d *Dir) Grow(ctx context.Context, id string, size int64) (err error) {
 	if err != nil {
 		return err
 	}
+	return errors.Join(d.grow(id, f, size), f.Close())
+}
+
+// grow makes a file longer. What is known of the volume's changes goes on to
+// hold: the new part is beyond what any snapshot of it has.
+func (d *Dir) grow(id string, f *os.File, size int64) error {
 	info, err := f.Stat()
-	if err == nil && info.Size() < size {
-		err = f.Truncate(size)
+	if err != nil {
+		return err
 	}
-	if err == nil {
-		err = f.Sync()
+	if info.Size() >= size {
+		return f.Sync()
 	}
-	return errors.Join(err, f.Close())
+	known, kerr := d.changes(id, f)
+	if err := f.Truncate(size); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil || kerr != nil {
+		return err
+	}
+	return d.saveChanges(id, f, known.Changes)
 }
 
 // List returns the IDs of all volumes in order.
