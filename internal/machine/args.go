@@ -40,6 +40,9 @@ func arguments(s Spec, accel Accel, firmware string) []string {
 		"-object", "rng-builtin,id=rng",
 		"-device", "virtio-rng-pci,rng=rng",
 	}
+	if s.recorded() {
+		args = append(args, "-S") // until it is
+	}
 	args = append(args, acceleration(s, accel)...)
 	args = append(args, boot(s, firmware)...)
 	args = append(args, network(s)...)

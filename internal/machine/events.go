@@ -78,7 +78,10 @@ func (m *Machine) translate(e qmp.Event) Event {
 			return GuestResetEvent{}
 		}
 	case "BLOCK_IO_ERROR":
-		ioErr, stops := parseIOError(e.Data)
+		ioErr, stops, writing := parseIOError(e.Data)
+		if writing {
+			m.distrust(ioErr.VolumeID)
+		}
 		if !stops || m.ioError != nil {
 			return nil // every request on its way fails; the first one counts
 		}
@@ -98,24 +101,26 @@ func byGuest(data json.RawMessage) bool {
 	return json.Unmarshal(data, &d) == nil && d.Guest
 }
 
-// parseIOError reads a BLOCK_IO_ERROR and whether it stops the machine.
-func parseIOError(data json.RawMessage) (e IOError, stops bool) {
+// parseIOError reads a BLOCK_IO_ERROR, whether it stops the machine, and whether
+// it was a write that failed, or a flush, which can't be told apart.
+func parseIOError(data json.RawMessage) (e IOError, stops, writing bool) {
 	var d struct {
 		NodeName string `json:"node-name"`
 		Action   string `json:"action"`
+		Op       string `json:"operation"`
 		NoSpace  bool   `json:"nospace"`
 		Reason   string `json:"reason"`
 	}
 	if err := json.Unmarshal(data, &d); err != nil {
-		return IOError{}, false
+		return IOError{}, false, false
 	}
-	return IOError{VolumeID: volumeOfNode(d.NodeName), Reason: d.Reason, NoSpace: d.NoSpace}, d.Action == "stop"
+	return IOError{VolumeID: volumeOfNode(d.NodeName), Reason: d.Reason, NoSpace: d.NoSpace}, d.Action == "stop", d.Op != "read"
 }
 
 // volumeOfNode returns the volume of a block node, empty for a node that isn't
 // ours.
 func volumeOfNode(node string) string {
-	if kind, volume, ok := strings.Cut(node, "-"); ok && len(kind) == 1 && strings.ContainsAny(kind, "abcfv") {
+	if kind, volume, ok := strings.Cut(node, "-"); ok && len(kind) == 1 && strings.ContainsAny(kind, "bv") {
 		return volume
 	}
 	return ""
@@ -149,6 +154,9 @@ func (m *Machine) catchUp(ctx context.Context) error {
 		return m.found(GuestShutdownEvent{})
 	}
 	if st.IOError != nil {
+		m.mu.Lock()
+		m.distrust(st.IOError.VolumeID)
+		m.mu.Unlock()
 		return m.found(*st.IOError)
 	}
 	return nil

@@ -26,7 +26,7 @@ const (
 	fileLog = "qemu.log"
 	// fileUEFIVars holds the UEFI variables of this machine.
 	fileUEFIVars = "uefi-vars.fd"
-	// fleecePrefix and fleeceSuffix enclose the volume ID in the name of the
+	// fleecePrefix and fleeceSuffix enclose the snapshot's ID in the name of the
 	// file that takes what a guest overwrites while a snapshot is read.
 	fleecePrefix = "fleece-"
 	fleeceSuffix = ".raw"
@@ -35,8 +35,8 @@ const (
 // maxSocketPath is what sun_path holds on Linux, less the closing zero.
 const maxSocketPath = 107
 
-func fleeceFile(dir, volumeID string) string {
-	return filepath.Join(dir, fleecePrefix+volumeID+fleeceSuffix)
+func fleeceFile(dir, snapshot string) string {
+	return filepath.Join(dir, fleecePrefix+snapshot+fleeceSuffix)
 }
 
 // checkSocketPaths fails when a socket of the folder couldn't be bound.

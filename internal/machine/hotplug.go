@@ -20,6 +20,7 @@ type blockNode struct {
 	Image    struct {
 		VirtualSize int64 `json:"virtual-size"`
 	} `json:"image"`
+	Bitmaps []blockBitmap `json:"dirty-bitmaps"`
 }
 
 // nodes returns QEMU's block nodes by name.
@@ -118,6 +119,7 @@ func (m *Machine) plug(ctx context.Context, d Disk, port string, nodes map[strin
 		if err := m.execute(ctx, "blockdev-add", fileNode(d), nil); err != nil {
 			return err
 		}
+		m.beginRecords(ctx, []Disk{d})
 	}
 	if _, ok := nodes[nodeOverlay(d.VolumeID)]; !ok {
 		if err := m.execute(ctx, "blockdev-add", overlayNode(d, nodeFile(d.VolumeID)), nil); err != nil {
@@ -138,7 +140,7 @@ func (m *Machine) Detach(ctx context.Context, volumeID string, timeout time.Dura
 	unlock, err := m.lockGraph(ctx)
 	if err == nil {
 		defer unlock()
-		err = m.unplugNodes(ctx, volumeID)
+		err = m.closeVolume(ctx, volumeID)
 	}
 	if err != nil {
 		return fmt.Errorf("detach volume %s from machine %s: %w", volumeID, m.spec.ID, err)
@@ -196,6 +198,24 @@ func deviceOf(data json.RawMessage) string {
 		return ""
 	}
 	return d.Device
+}
+
+// closeVolume closes a volume that no device uses any more, and keeps what is
+// known of it. With the graph locked.
+func (m *Machine) closeVolume(ctx context.Context, volumeID string) error {
+	if m.beingRead(volumeID) {
+		return ErrBusy
+	}
+	nodes, err := m.nodes(ctx)
+	if err != nil {
+		return err
+	}
+	last := m.lastRecords(ctx, nodes, []string{volumeID})
+	if err := m.unplugNodes(ctx, volumeID); err != nil {
+		return err
+	}
+	m.leave(last)
+	return nil
 }
 
 // unplugNodes closes a volume that no device uses any more. With the graph

@@ -2,7 +2,9 @@ package machine
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/steadcloud/stead/internal/machine/qmp"
@@ -36,9 +38,66 @@ func (m *Machine) shutdown(ctx context.Context, grace time.Duration) error {
 	if err := m.powerOff(ctx, grace); err != nil {
 		return err
 	}
-	if err := m.awaitInstants(ctx); err != nil {
-		return err
+	for {
+		if err := m.awaitInstants(ctx); err != nil {
+			return err
+		}
+		if done, err := m.quit(ctx); done || err != nil {
+			return err
+		}
 	}
+}
+
+// quit ends QEMU, unless a snapshot was begun meanwhile. What the guest has
+// changed is read before: it stands still from then on.
+func (m *Machine) quit(ctx context.Context) (done bool, err error) {
+	unlock, err := m.lockGraph(ctx)
+	if errors.Is(err, ErrNotRunning) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	if m.countInstants() > 0 {
+		return false, nil
+	}
+	resumed, forget := m.resumed()
+	defer forget()
+	last := m.standStill(ctx)
+	if err := m.end(ctx); err != nil {
+		return false, err
+	}
+	if !resumed() {
+		m.leave(last)
+	}
+	return true, nil
+}
+
+// standStill stops the guest for good and reads what it has changed of its disks.
+func (m *Machine) standStill(ctx context.Context) map[string]Recorded {
+	if err := m.execute(ctx, "stop", nil, nil); err != nil {
+		return nil
+	}
+	st, err := m.Status(ctx)
+	if err != nil || st.State == Running {
+		return nil
+	}
+	nodes, err := m.nodes(ctx)
+	if err != nil {
+		return nil
+	}
+	var volumes []string
+	for name := range nodes {
+		if id, ok := strings.CutPrefix(name, nodeFile("")); ok {
+			volumes = append(volumes, id)
+		}
+	}
+	return m.lastRecords(ctx, nodes, volumes)
+}
+
+// end has QEMU end by itself, by force if need be.
+func (m *Machine) end(ctx context.Context) error {
 	qctx, cancel := context.WithTimeout(ctx, killTimeout)
 	defer cancel()
 	// quit closes the disks in order. Its answer may be lost with QEMU.
@@ -67,7 +126,7 @@ func (m *Machine) powerOff(ctx context.Context, grace time.Duration) error {
 	if st.State == Paused {
 		// A guest that stands still can't shut down. If its disk still fails,
 		// it stops again and grace passes.
-		_ = m.execute(ctx, "cont", nil, nil)
+		_ = m.cont(ctx)
 	}
 	patience := time.NewTimer(grace)
 	defer patience.Stop()
@@ -144,7 +203,7 @@ func (m *Machine) reset(ctx context.Context) error {
 	if err != nil || st.State == Running {
 		return err
 	}
-	return m.execute(ctx, "cont", nil, nil)
+	return m.cont(ctx)
 }
 
 // Reboot lets the guest shut down in order, as Shutdown does, and starts it again
@@ -159,7 +218,7 @@ func (m *Machine) Reboot(ctx context.Context, grace time.Duration) error {
 // Continue lets a machine go on that stands still for an error of the host's
 // disk. The requests that failed are tried again.
 func (m *Machine) Continue(ctx context.Context) error {
-	if err := m.execute(ctx, "cont", nil, nil); err != nil {
+	if err := m.cont(ctx); err != nil {
 		return fmt.Errorf("continue machine %s: %w", m.spec.ID, err)
 	}
 	return nil

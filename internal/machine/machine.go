@@ -35,6 +35,8 @@ type Machine struct {
 	asked    int                 // callers who told the guest to power off
 	instants map[string]*Instant // by volume; read or write under graph
 	quiet    chan struct{}       // closed when instants became empty; nil when it is
+	left     map[string]Recorded // of volumes that were closed in order
+	doubtful map[string]bool     // volumes whose records can't be relied upon; "" for all
 }
 
 // waiter is somebody who waits for one of QEMU's events.
@@ -50,6 +52,8 @@ func newMachine(spec Spec, accel Accel, p *process, log *slog.Logger) *Machine {
 		graph:    make(chan struct{}, 1),
 		waiters:  map[*waiter]struct{}{},
 		instants: map[string]*Instant{},
+		left:     map[string]Recorded{},
+		doubtful: map[string]bool{},
 	}
 }
 
@@ -177,6 +181,27 @@ func (m *Machine) lockGraph(ctx context.Context) (unlock func(), err error) {
 	case <-m.proc.done:
 		return nil, ErrNotRunning
 	}
+}
+
+// letRun has what the guest changes recorded, lets it go and waits until it runs.
+func (m *Machine) letRun(ctx context.Context) error {
+	if m.spec.recorded() {
+		m.beginRecords(ctx, m.spec.Disks)
+		if err := m.execute(ctx, "cont", nil, nil); err != nil {
+			return err
+		}
+	}
+	return m.awaitRunning(ctx)
+}
+
+// leavePrelaunch lets a guest go whose daemon died before it could. What it
+// changes isn't recorded unless that was begun already.
+func (m *Machine) leavePrelaunch(ctx context.Context) error {
+	st, err := m.Status(ctx)
+	if err != nil || st.Reason != "prelaunch" {
+		return err
+	}
+	return m.execute(ctx, "cont", nil, nil)
 }
 
 // awaitRunning waits until QEMU has left its preparations.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -114,6 +115,11 @@ func (r *Runner) start(ctx context.Context, spec Spec) (*Machine, error) {
 		return m, r.abandon(m, err)
 	}
 	err = r.abandon(m, err)
+	// It may have written to its disks before it failed.
+	spec.Disks = slices.Clone(spec.Disks)
+	for i := range spec.Disks {
+		spec.Disks[i].Since = nil
+	}
 	r.log.Warn("machine failed under KVM; starting it once more under TCG, which is slower", "machine", spec.ID, "error", err)
 	m, terr := r.launch(ctx, spec, AccelTCG)
 	if terr != nil {
@@ -180,7 +186,7 @@ func (r *Runner) launch(ctx context.Context, spec Spec, accel Accel) (*Machine, 
 	m, err := connect(ctx, spec, accel, p, r.log)
 	if err == nil {
 		m.consoleBegan = began
-		err = m.awaitRunning(ctx)
+		err = m.letRun(ctx)
 	}
 	if err == nil {
 		return m, nil
@@ -280,6 +286,9 @@ func (r *Runner) takeOver(ctx context.Context, dir string, p *process) (*Machine
 	}
 	if err := m.clearSnapshots(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("clear an interrupted snapshot: %w", err), m.Release())
+	}
+	if err := m.leavePrelaunch(ctx); err != nil {
+		return nil, errors.Join(err, m.Release())
 	}
 	if err := m.catchUp(ctx); err != nil {
 		return nil, errors.Join(err, m.Release())

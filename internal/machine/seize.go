@@ -45,11 +45,16 @@ func (m *Machine) seize(ctx context.Context, volumeID string) error {
 		}
 	}
 	if _, ok := nodes[nodeOverlay(volumeID)]; ok {
-		if err := m.reopen(ctx, []string{volumeID}, nodeNothing); err != nil {
+		if err := m.reopen(ctx, map[string]string{volumeID: nodeNothing(volumeID)}); err != nil {
 			return err
 		}
 	}
-	return m.deleteNodes(ctx, nodeFile(volumeID))
+	last := m.lastRecords(ctx, nodes, []string{volumeID})
+	if err := m.deleteNodes(ctx, nodeFile(volumeID)); err != nil {
+		return err
+	}
+	m.leave(last)
+	return nil
 }
 
 // askBack asks the guest once more to release a disk. A refusal says that it

@@ -6,11 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"time"
-
-	"github.com/steadcloud/stead/internal/machine/qmp"
 )
 
 // teardownTimeout bounds the removal of a snapshot's nodes when its caller can't
@@ -22,6 +18,18 @@ const teardownTimeout = 30 * time.Second
 // Then the snapshot breaks, not the guest.
 const cbwTimeout = 10
 
+// Freeze is a disk of which an instant is wanted.
+type Freeze struct {
+	VolumeID string
+	// Snapshot is what the instant is for: the ID of a snapshot, or of whatever
+	// else is made of it. It names the nodes and the file that the instant
+	// takes, so it must be used once.
+	Snapshot string
+	// Record begins a record of what the guest changes from the instant on, for
+	// the next snapshot, and reads the one before.
+	Record bool
+}
+
 // Instant is a point in time of some of a machine's disks. It costs the guest an
 // additional read and write for each cluster that it overwrites, so it should be
 // read promptly and closed.
@@ -29,6 +37,8 @@ type Instant struct {
 	m       *Machine
 	name    string
 	sources map[string]*Source
+	closed  chan struct{} // closed when it is gone from QEMU
+	gone    bool          // likewise; read or write under graph
 }
 
 // Snapshot freezes the volumes at one instant, which lies between the call and
@@ -36,95 +46,124 @@ type Instant struct {
 // not, in the same order on all volumes. The guest goes on and is never given an
 // error for the snapshot's sake. name is for messages. ErrBusy when one of the
 // volumes has an instant already.
-func (m *Machine) Snapshot(ctx context.Context, name string, volumeIDs []string) (*Instant, error) {
-	i, err := m.snapshot(ctx, name, volumeIDs)
+func (m *Machine) Snapshot(ctx context.Context, name string, disks []Freeze) (*Instant, error) {
+	i, err := m.snapshot(ctx, name, disks)
 	if err != nil {
 		return nil, fmt.Errorf("snapshot %s of machine %s: %w", name, m.spec.ID, err)
 	}
 	return i, nil
 }
 
-func (m *Machine) snapshot(ctx context.Context, name string, volumeIDs []string) (*Instant, error) {
+func (m *Machine) snapshot(ctx context.Context, name string, disks []Freeze) (*Instant, error) {
 	unlock, err := m.lockGraph(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	i := &Instant{m: m, name: name, sources: map[string]*Source{}}
-	if err := i.prepare(ctx, volumeIDs); err != nil {
+	i := &Instant{m: m, name: name, sources: map[string]*Source{}, closed: make(chan struct{})}
+	if err := i.prepare(ctx, disks); err != nil {
 		return nil, errors.Join(err, i.closeSources())
 	}
 	m.register(i)
-	if err := i.build(ctx, volumeIDs); err != nil {
+	if err := i.build(ctx, disks); err != nil {
 		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), teardownTimeout)
 		defer cancel()
 		return nil, errors.Join(err, i.demolish(cctx))
 	}
+	go i.watchRoom()
 	return i, nil
 }
 
 // prepare checks the volumes and opens their files, without touching QEMU.
-func (i *Instant) prepare(ctx context.Context, volumeIDs []string) error {
-	if len(volumeIDs) == 0 {
+func (i *Instant) prepare(ctx context.Context, disks []Freeze) error {
+	if len(disks) == 0 {
 		return errors.New("no volumes given")
 	}
 	nodes, err := i.m.nodes(ctx)
 	if err != nil {
 		return err
 	}
-	for _, id := range volumeIDs {
-		file, ok := nodes[nodeFile(id)]
-		overlay, ok2 := nodes[nodeOverlay(id)]
+	for _, d := range disks {
+		file, ok := nodes[nodeFile(d.VolumeID)]
+		overlay, ok2 := nodes[nodeOverlay(d.VolumeID)]
 		switch {
+		case !validID.MatchString(d.Snapshot) || len(nodeFilter(d.Snapshot)) > maxNodeName:
+			return fmt.Errorf("volume %s: %q can't name a node", d.VolumeID, d.Snapshot)
 		case !ok || !ok2:
-			return fmt.Errorf("volume %s: %w", id, ErrNotAttached)
+			return fmt.Errorf("volume %s: %w", d.VolumeID, ErrNotAttached)
 		case overlay.ReadOnly:
-			return fmt.Errorf("volume %s: attached read-only, so its file can be read as it is", id)
-		case i.m.beingRead(id):
-			return fmt.Errorf("volume %s: %w", id, ErrBusy)
-		case i.sources[id] != nil:
-			return fmt.Errorf("volume %s: given twice", id)
+			return fmt.Errorf("volume %s: attached read-only, so its file can be read as it is", d.VolumeID)
+		case i.m.beingRead(d.VolumeID):
+			return fmt.Errorf("volume %s: %w", d.VolumeID, ErrBusy)
+		case i.sources[d.VolumeID] != nil:
+			return fmt.Errorf("volume %s: given twice", d.VolumeID)
 		}
-		src, err := newSource(i.m.spec.Dir, id, file)
+		src, err := newSource(i.m.spec.Dir, d, file)
 		if err != nil {
-			return fmt.Errorf("volume %s: %w", id, err)
+			return fmt.Errorf("volume %s: %w", d.VolumeID, err)
 		}
-		i.sources[id] = src
+		if since, ok := i.m.record(d.VolumeID, file); ok && d.Record {
+			src.since = &since
+		} else if d.Record {
+			src.stale = file.records()
+		}
+		i.sources[d.VolumeID] = src
 	}
 	return nil
 }
 
 // build makes the nodes. All that can take long or fail is before the instant,
-// which is the single reopen that slips every filter in.
-func (i *Instant) build(ctx context.Context, volumeIDs []string) error {
+// which is the single reopen that slips every filter in. The records that begin
+// here do so before the instant, and the ones that end here end after it: what
+// is written between is in both.
+func (i *Instant) build(ctx context.Context, disks []Freeze) error {
 	m := i.m
-	if err := m.serveNBD(ctx); err != nil {
-		return err
-	}
-	for _, id := range volumeIDs {
-		if err := i.addFilter(ctx, id); err != nil {
-			return fmt.Errorf("volume %s: %w", id, err)
+	if m.countInstants() == 1 { // this one is registered already
+		if err := m.startNBD(ctx); err != nil {
+			return err
 		}
 	}
-	if err := m.reopen(ctx, volumeIDs, nodeFilter); err != nil {
+	below := map[string]string{}
+	var begin, end []action
+	for _, d := range disks {
+		if err := i.addFilter(ctx, d); err != nil {
+			return fmt.Errorf("volume %s: %w", d.VolumeID, err)
+		}
+		below[d.VolumeID] = nodeFilter(d.Snapshot)
+		src := i.sources[d.VolumeID]
+		if d.Record {
+			begin = append(begin, removeAll(d.VolumeID, src.stale)...)
+			begin = append(begin, addBitmap(d.VolumeID, Since{Snapshot: d.Snapshot}.bitmap(), false))
+		}
+		if src.since != nil {
+			end = append(end, disableBitmap(d.VolumeID, src.since.bitmap()))
+		}
+	}
+	if err := m.transact(ctx, begin); err != nil {
+		return fmt.Errorf("begin to record changes: %w", err)
+	}
+	if err := m.reopen(ctx, below); err != nil {
 		return err
 	}
-	for _, id := range volumeIDs {
-		if err := i.export(ctx, id); err != nil {
-			return fmt.Errorf("volume %s: %w", id, err)
+	if err := m.transact(ctx, end); err != nil {
+		return fmt.Errorf("end recording changes: %w", err)
+	}
+	for _, d := range disks {
+		if err := i.export(ctx, d); err != nil {
+			return fmt.Errorf("volume %s: %w", d.VolumeID, err)
 		}
 	}
 	return nil
 }
 
 // addFilter adds the fleece and the filter that fills it.
-func (i *Instant) addFilter(ctx context.Context, id string) error {
-	path := fleeceFile(i.m.spec.Dir, id)
+func (i *Instant) addFilter(ctx context.Context, d Freeze) error {
+	path := fleeceFile(i.m.spec.Dir, d.Snapshot)
 	err := i.m.execute(ctx, "blockdev-add", struct {
 		blockFilter
 		File blockFile `json:"file"`
 	}{
-		blockFilter{Driver: "raw", NodeName: nodeFleece(id), Discard: "unmap"},
+		blockFilter{Driver: "raw", NodeName: nodeFleece(d.Snapshot), Discard: "unmap"},
 		blockFile{Driver: "file", Filename: path, Discard: "unmap", AIO: diskAIO},
 	}, nil)
 	// QEMU has it open and so have we: without a name it can't be left behind.
@@ -137,43 +176,52 @@ func (i *Instant) addFilter(ctx context.Context, id string) error {
 		OnError string `json:"on-cbw-error"`
 		Timeout int    `json:"cbw-timeout"`
 	}{
-		blockFilter{Driver: "copy-before-write", NodeName: nodeFilter(id), File: nodeFile(id), Discard: "unmap"},
-		nodeFleece(id), "break-snapshot", cbwTimeout,
+		blockFilter{Driver: "copy-before-write", NodeName: nodeFilter(d.Snapshot), File: nodeFile(d.VolumeID), Discard: "unmap"},
+		nodeFleece(d.Snapshot), "break-snapshot", cbwTimeout,
 	}, nil)
 }
 
 // export makes the instant readable over NBD; writable, so that a range can be
-// released by trimming it.
-func (i *Instant) export(ctx context.Context, id string) error {
-	access := blockFilter{Driver: "snapshot-access", NodeName: nodeAccess(id), File: nodeFilter(id), Discard: "unmap"}
+// released by trimming it. The record that ended at it is read.
+func (i *Instant) export(ctx context.Context, d Freeze) error {
+	access := blockFilter{Driver: "snapshot-access", NodeName: nodeAccess(d.Snapshot), File: nodeFilter(d.Snapshot), Discard: "unmap"}
 	if err := i.m.execute(ctx, "blockdev-add", access, nil); err != nil {
 		return err
 	}
-	return i.m.execute(ctx, "block-export-add", map[string]any{
-		"type": "nbd", "id": nodeAccess(id), "node-name": nodeAccess(id), "name": nodeAccess(id), "writable": true,
-	}, nil)
+	src, bitmap := i.sources[d.VolumeID], ""
+	if src.since != nil {
+		bitmap = src.since.bitmap()
+	}
+	err := i.m.exportBitmap(ctx, nodeAccess(d.Snapshot), nodeAccess(d.Snapshot), nodeFile(d.VolumeID), bitmap, true)
+	if err != nil || bitmap == "" {
+		return err
+	}
+	blocks, err := i.m.readBitmap(ctx, nodeAccess(d.Snapshot), bitmap)
+	if err != nil {
+		i.m.log.Warn("what the guest has changed can't be read, so that the volume will be read whole", "volume", d.VolumeID, "error", err)
+		return nil
+	}
+	src.recorded = &Recorded{Since: *src.since, Blocks: blocks}
+	return nil
 }
 
-// reopen puts the overlays of the volumes onto the nodes that below names, all
-// at once: no request of the guest falls between two of them.
-func (m *Machine) reopen(ctx context.Context, volumeIDs []string, below func(string) string) error {
-	options := make([]blockFilter, len(volumeIDs))
-	for i, id := range volumeIDs {
-		options[i] = overlayNode(Disk{VolumeID: id}, below(id))
+// reopen puts the overlays of volumes onto the nodes given for them, all at
+// once: no request of the guest falls between two of them.
+func (m *Machine) reopen(ctx context.Context, below map[string]string) error {
+	var options []blockFilter
+	for id, node := range below {
+		options = append(options, overlayNode(Disk{VolumeID: id}, node))
 	}
 	return m.execute(ctx, "blockdev-reopen", map[string]any{"options": options}, nil)
 }
 
-// serveNBD starts QEMU's NBD server unless it serves already.
-func (m *Machine) serveNBD(ctx context.Context) error {
-	if m.countInstants() > 1 {
-		return nil // this one is registered already
-	}
+// startNBD starts QEMU's NBD server, which doesn't serve yet.
+func (m *Machine) startNBD(ctx context.Context) error {
 	err := m.execute(ctx, "nbd-server-start", map[string]any{"addr": map[string]any{
 		"type": "unix", "data": map[string]any{"path": filepath.Join(m.spec.Dir, fileNBD)},
 	}}, nil)
 	if err != nil {
-		return fmt.Errorf("serve the instant: %w", err)
+		return fmt.Errorf("serve the disks' contents: %w", err)
 	}
 	return nil
 }
@@ -185,6 +233,24 @@ func (i *Instant) Source(volumeID string) (*Source, error) {
 		return nil, fmt.Errorf("snapshot %s of machine %s: volume %s is not part of it", i.name, i.m.spec.ID, volumeID)
 	}
 	return s, nil
+}
+
+// Completed says that the snapshot of a volume is whole and durable: the record
+// that began at the instant takes the place of the one before when the instant
+// is closed. Without it the older record goes on, with all that was changed
+// meanwhile.
+func (i *Instant) Completed(volumeID string) { i.conclude(volumeID, completed) }
+
+// Forget says that what is recorded of a volume is of no use: at the end of the
+// instant there is no record any more.
+func (i *Instant) Forget(volumeID string) { i.conclude(volumeID, forgotten) }
+
+func (i *Instant) conclude(volumeID string, how conclusion) {
+	if s := i.sources[volumeID]; s != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.outcome = how
+	}
 }
 
 // Close gives up the instant and removes from QEMU all that it took; reads under
@@ -223,126 +289,41 @@ func (i *Instant) closeSources() error {
 // removed stays registered: its volumes are not free.
 func (i *Instant) demolish(ctx context.Context) error {
 	err := i.closeSources()
-	var ids []string
-	for id := range i.sources {
-		ids = append(ids, id)
+	if i.gone {
+		return err
 	}
-	terr := i.m.teardown(ctx, ids)
+	var names, volumes []string
+	for id, s := range i.sources {
+		names, volumes = append(names, s.snapshot), append(volumes, id)
+	}
+	terr := i.m.teardown(ctx, names, volumes)
+	if terr == nil {
+		terr = i.settle(ctx)
+	}
 	if terr != nil && !errors.Is(terr, ErrNotRunning) {
 		return errors.Join(err, terr)
 	}
+	i.gone = true
+	close(i.closed)
 	if i.m.unregister(i) == 0 && terr == nil {
 		err = errors.Join(err, i.m.execute(ctx, "nbd-server-stop", nil, nil))
 	}
 	return err
 }
 
-// clearSnapshots removes what an earlier daemon's snapshots left in QEMU.
-func (m *Machine) clearSnapshots(ctx context.Context) error {
-	nodes, err := m.nodes(ctx)
+// settle brings the records of each volume down to one. With the graph locked.
+func (i *Instant) settle(ctx context.Context) error {
+	nodes, err := i.m.nodes(ctx)
 	if err != nil {
 		return err
 	}
-	var ids []string
-	for name := range nodes {
-		for _, prefix := range []string{nodeFilter(""), nodeFleece(""), nodeAccess("")} {
-			if id, ok := strings.CutPrefix(name, prefix); ok && !slices.Contains(ids, id) {
-				ids = append(ids, id)
-			}
+	var actions []action
+	for id, s := range i.sources {
+		if s.record {
+			actions = append(actions, s.settling(id, nodes[nodeFile(id)].records(), i.m.doubts(id))...)
 		}
 	}
-	if len(ids) > 0 {
-		m.log.Warn("removing what an interrupted snapshot left", "volumes", ids)
-		if err := m.teardown(ctx, ids); err != nil {
-			return err
-		}
-	}
-	// A refusal says that it doesn't serve, which is what is wanted.
-	err = m.execute(ctx, "nbd-server-stop", nil, nil)
-	if refused := (*qmp.Error)(nil); errors.As(err, &refused) {
-		return nil
-	}
-	return err
-}
-
-// teardown takes the volumes' snapshot nodes out of QEMU, however many of them
-// there are.
-func (m *Machine) teardown(ctx context.Context, ids []string) error {
-	if err := m.unexport(ctx, ids); err != nil {
-		return err
-	}
-	for _, id := range ids {
-		if err := m.deleteNodes(ctx, nodeAccess(id)); err != nil {
-			return err
-		}
-	}
-	nodes, err := m.nodes(ctx)
-	if err != nil {
-		return err
-	}
-	var filtered []string
-	for _, id := range ids {
-		_, filter := nodes[nodeFilter(id)]
-		_, overlay := nodes[nodeOverlay(id)]
-		if filter && overlay {
-			filtered = append(filtered, id)
-		}
-	}
-	if len(filtered) > 0 {
-		if err := m.reopen(ctx, filtered, nodeFile); err != nil {
-			return err
-		}
-	}
-	for _, id := range ids {
-		if err := m.deleteNodes(ctx, nodeFilter(id), nodeFleece(id)); err != nil {
-			return err
-		}
-		if err := removeFile(fleeceFile(m.spec.Dir, id)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// unexport ends the exports of the volumes' instants and waits until QEMU has
-// let go of them.
-func (m *Machine) unexport(ctx context.Context, ids []string) error {
-	gone, stop := m.expect(func(e qmp.Event) bool { return e.Name == "BLOCK_EXPORT_DELETED" })
-	defer stop()
-	for {
-		var list []struct {
-			ID           string `json:"id"`
-			ShuttingDown bool   `json:"shutting-down"`
-		}
-		if err := m.execute(ctx, "query-block-exports", nil, &list); err != nil {
-			return err
-		}
-		left := 0
-		for _, e := range list {
-			id, ok := strings.CutPrefix(e.ID, nodeAccess(""))
-			if !ok || !slices.Contains(ids, id) {
-				continue
-			}
-			left++
-			if e.ShuttingDown {
-				continue
-			}
-			if err := m.execute(ctx, "block-export-del", map[string]any{"id": e.ID, "mode": "hard"}, nil); err != nil {
-				return err
-			}
-		}
-		if left == 0 {
-			return nil
-		}
-		select {
-		case <-gone:
-		case <-time.After(20 * time.Millisecond): // gone before we listened
-		case <-m.proc.done:
-			return ErrNotRunning
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
+	return i.m.transact(ctx, actions)
 }
 
 func (m *Machine) register(i *Instant) {

@@ -48,6 +48,16 @@ func startWriter(t *testing.T, count int) (*Machine, []string) {
 	return m, []string{disks[0].VolumeID, disks[1].VolumeID}
 }
 
+// freeze asks for an instant of volumes, for the snapshots name-0, name-1 and so
+// on.
+func freeze(name string, volumes ...string) []Freeze {
+	var disks []Freeze
+	for n, id := range volumes {
+		disks = append(disks, Freeze{VolumeID: id, Snapshot: fmt.Sprintf("%s-%d", name, n), Record: true})
+	}
+	return disks
+}
+
 // written is how often the guest has said that it wrote.
 func written(t *testing.T, m *Machine) uint64 {
 	t.Helper()
@@ -132,7 +142,7 @@ func TestMachineSnapshotIsOneInstantOfTwoDisks(t *testing.T) {
 	clean := nodeNames(t, m)
 	for n := range 3 {
 		before := written(t, m)
-		inst, err := m.Snapshot(t.Context(), fmt.Sprintf("snap-%d", n), volumes)
+		inst, err := m.Snapshot(t.Context(), "set", freeze(fmt.Sprintf("snap-%d", n), volumes...))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -180,7 +190,7 @@ func TestMachineSnapshotIsOneInstantOfTwoDisks(t *testing.T) {
 // Ranges that were read and given up don't change what is read elsewhere.
 func TestMachineSnapshotDiscardsWhatWasRead(t *testing.T) {
 	m, volumes := startWriter(t, 40)
-	inst, err := m.Snapshot(t.Context(), "snap", volumes[:1])
+	inst, err := m.Snapshot(t.Context(), "set", freeze("snap", volumes[:1]...))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,17 +223,17 @@ func TestMachineSnapshotDiscardsWhatWasRead(t *testing.T) {
 
 func TestMachineSnapshotOfASecondVolumeMeanwhile(t *testing.T) {
 	m, volumes := startWriter(t, 20)
-	first, err := m.Snapshot(t.Context(), "snap-1", volumes[:1])
+	first, err := m.Snapshot(t.Context(), "set", freeze("snap-1", volumes[:1]...))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := m.Snapshot(t.Context(), "snap-2", volumes); !errors.Is(err, ErrBusy) {
+	if _, err := m.Snapshot(t.Context(), "set", freeze("snap-2", volumes...)); !errors.Is(err, ErrBusy) {
 		t.Errorf("second instant of a volume: %v, want ErrBusy", err)
 	}
 	if err := m.Detach(t.Context(), volumes[0], time.Second); !errors.Is(err, ErrBusy) {
 		t.Errorf("Detach meanwhile: %v, want ErrBusy", err)
 	}
-	second, err := m.Snapshot(t.Context(), "snap-3", volumes[1:])
+	second, err := m.Snapshot(t.Context(), "set", freeze("snap-3", volumes[1:]...))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -248,7 +258,7 @@ func TestMachineSnapshotOfASecondVolumeMeanwhile(t *testing.T) {
 	if err := second.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := m.Snapshot(t.Context(), "snap-4", []string{"vol-00000000000000009"}); !errors.Is(err, ErrNotAttached) {
+	if _, err := m.Snapshot(t.Context(), "set", freeze("snap-4", "vol-00000000000000009")); !errors.Is(err, ErrNotAttached) {
 		t.Errorf("snapshot of a volume that isn't there: %v, want ErrNotAttached", err)
 	}
 	noGuestErrors(t, m)
@@ -259,7 +269,7 @@ func TestMachineSnapshotOfASecondVolumeMeanwhile(t *testing.T) {
 func TestMachineSnapshotIsClearedByTheNextDaemon(t *testing.T) {
 	m, volumes := startWriter(t, 20)
 	clean := nodeNames(t, m)
-	inst, err := m.Snapshot(t.Context(), "snap-1", volumes)
+	inst, err := m.Snapshot(t.Context(), "set", freeze("snap-1", volumes...))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -279,7 +289,7 @@ func TestMachineSnapshotIsClearedByTheNextDaemon(t *testing.T) {
 	}
 	before := written(t, m)
 	waitFor(t, "more writes", bootTime, func() bool { return written(t, m) > before })
-	inst, err = m.Snapshot(t.Context(), "snap-2", volumes)
+	inst, err = m.Snapshot(t.Context(), "set", freeze("snap-2", volumes...))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -308,7 +318,7 @@ func TestMachineSnapshotBreaksWhenTheFleeceIsFull(t *testing.T) {
 	spec.Dir = smallFilesystem(t, "1m")
 	m := start(t, spec)
 	waitConsole(t, m, "WROTE 20\n")
-	inst, err := m.Snapshot(t.Context(), "snap", []string{disks[0].VolumeID})
+	inst, err := m.Snapshot(t.Context(), "set", freeze("snap", disks[0].VolumeID))
 	if err != nil {
 		t.Fatal(err)
 	}

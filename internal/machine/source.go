@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,29 +32,55 @@ const (
 // several goroutines.
 type Source struct {
 	volumeID string
+	snapshot string // what it is read for
 	size     int64
-	socket   string
-	file     *os.File // the volume itself, for its holes
-	fleece   *os.File // likewise
+
+	record   bool          // a record of changes begins at the instant
+	since    *Since        // the record that ends at it; nil if there is none
+	stale    []blockBitmap // records of no use, until there is one that is
+	recorded *Recorded     // what that one holds; nil if it isn't known
+	changed  []byte        // what wasn't given up by Release; nil for everything
+
+	socket string
+	file   *os.File // the volume itself, for its holes
+	fleece *os.File // likewise
 
 	free chan *nbd.Conn // a nil stands for a connection to be made
 
-	mu     sync.Mutex
-	open   map[*nbd.Conn]struct{}
-	closed bool
+	mu      sync.Mutex
+	open    map[*nbd.Conn]struct{}
+	closed  bool
+	why     error // that it was closed
+	outcome conclusion
 }
 
-func newSource(dir, volumeID string, node blockNode) (*Source, error) {
+// conclusion is what became of the snapshot of a volume.
+type conclusion int
+
+const (
+	failed conclusion = iota // as long as nobody says otherwise
+	completed
+	forgotten
+)
+
+// ErrReleased is returned by Source for what was given up by Release.
+var ErrReleased = errors.New("given up as unchanged")
+
+// ErrNoRoom is what ends an instant when what the guest overwrites takes up more
+// of the host's disk than is left free.
+var ErrNoRoom = errors.New("the guest overwrites more than the host's disk has room to keep; make room, or take the snapshot when the guest writes less")
+
+func newSource(dir string, d Freeze, node blockNode) (*Source, error) {
 	file, err := os.Open(node.Filename)
 	if err != nil {
 		return nil, err
 	}
-	fleece, err := newFleece(fleeceFile(dir, volumeID), node.Image.VirtualSize)
+	fleece, err := newFleece(fleeceFile(dir, d.Snapshot), node.Image.VirtualSize)
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
 	s := &Source{
-		volumeID: volumeID, size: node.Image.VirtualSize, socket: filepath.Join(dir, fileNBD),
+		volumeID: d.VolumeID, snapshot: d.Snapshot, record: d.Record, size: node.Image.VirtualSize, socket: filepath.Join(dir, fileNBD),
 		file: file, fleece: fleece,
 		free: make(chan *nbd.Conn, connections), open: map[*nbd.Conn]struct{}{},
 	}
@@ -66,6 +93,66 @@ func newSource(dir, volumeID string, node blockNode) (*Source, error) {
 // Size is the volume's size in bytes.
 func (s *Source) Size() int64 { return s.size }
 
+// Recorded is what the guest has changed since an earlier snapshot; nil if that
+// isn't known.
+func (s *Source) Recorded() *Recorded { return s.recorded }
+
+// Release gives up all blocks whose bit isn't set, once, before anything is read:
+// QEMU needn't keep them when the guest overwrites them. To read them afterwards
+// is ErrReleased.
+func (s *Source) Release(changed []byte) error {
+	units := (s.size + Granularity - 1) / Granularity
+	for i := int64(0); i < units; i++ {
+		first := i
+		for i < units && !hasBit(changed, i) {
+			i++
+		}
+		if i > first {
+			if err := s.Discard(first*Granularity, (i-first)*Granularity); err != nil {
+				return err
+			}
+		}
+	}
+	s.changed = changed
+	return nil
+}
+
+// released says that a part of the range was given up.
+func (s *Source) released(off, length int64) bool {
+	if s.changed == nil {
+		return false
+	}
+	for i := off / Granularity; i*Granularity < off+length; i++ {
+		if !hasBit(s.changed, i) {
+			return true
+		}
+	}
+	return false
+}
+
+// settling is what brings the volume's records down to one, now that it is known
+// what became of the snapshot.
+func (s *Source) settling(volumeID string, all []blockBitmap, doubted bool) (actions []action) {
+	s.mu.Lock()
+	outcome := s.outcome
+	s.mu.Unlock()
+	begun := Since{Snapshot: s.snapshot}.bitmap()
+	has := func(name string) bool {
+		return slices.ContainsFunc(all, func(b blockBitmap) bool { return b.Name == name })
+	}
+	switch {
+	case doubted || outcome == forgotten:
+		return removeAll(volumeID, all)
+	case !has(begun): // interrupted before it was added
+		return nil
+	case outcome == completed:
+		return removeAll(volumeID, slices.DeleteFunc(slices.Clone(all), func(b blockBitmap) bool { return b.Name == begun }))
+	case s.since != nil && has(s.since.bitmap()):
+		return mergeBack(volumeID, begun, s.since.bitmap())
+	}
+	return []action{removeBitmap(volumeID, begun)}
+}
+
 // ReadAt reads what the volume held at the instant, as io.ReaderAt. Any error
 // means that the snapshot has failed; the guest is not affected by it. Offsets
 // and lengths in whole multiples of 64 KiB are read without a copy.
@@ -77,6 +164,9 @@ func (s *Source) ReadAt(p []byte, off int64) (int, error) {
 		return 0, io.EOF
 	}
 	n := int(min(int64(len(p)), s.size-off))
+	if s.released(off, int64(n)) {
+		return 0, fmt.Errorf("read volume %s at %d: %w", s.volumeID, off, ErrReleased)
+	}
 	if err := s.read(p[:n], off); err != nil {
 		return 0, fmt.Errorf("read volume %s at %d: %w", s.volumeID, off, err)
 	}
@@ -150,11 +240,11 @@ func (s *Source) NextData(off int64) (start, end int64, err error) {
 func (s *Source) nextData(off int64) (start, end int64, err error) {
 	s1, e1, err := seekData(s.file, off, s.size)
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, s.explain(err)
 	}
 	s2, e2, err := seekData(s.fleece, off, s.size)
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, s.explain(err)
 	}
 	if s2 < s1 {
 		s1, e1 = s2, e2
@@ -187,8 +277,10 @@ func seekData(f *os.File, off, size int64) (start, end int64, err error) {
 // verify reads the first cluster, which is never discarded, to see that the
 // instant holds.
 func (s *Source) verify() error {
-	_, err := s.ReadAt(make([]byte, min(cluster, s.size)), 0)
-	return err
+	if err := s.read(make([]byte, min(cluster, s.size)), 0); err != nil {
+		return fmt.Errorf("read volume %s at 0: %w", s.volumeID, err)
+	}
+	return nil
 }
 
 // with runs do on a connection of its own.
@@ -197,7 +289,7 @@ func (s *Source) with(do func(*nbd.Conn) error) (err error) {
 	defer func() { s.free <- c }()
 	if c == nil {
 		if c, err = s.dial(); err != nil {
-			return err
+			return s.explain(err)
 		}
 	}
 	err = do(c)
@@ -205,13 +297,33 @@ func (s *Source) with(do func(*nbd.Conn) error) (err error) {
 		s.forget(c)
 		c = nil
 	}
-	return err
+	return s.explain(err)
+}
+
+// explain adds to an error why the source was closed.
+func (s *Source) explain(err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err == nil || s.why == nil {
+		return err
+	}
+	return fmt.Errorf("%w (%w)", s.why, err)
+}
+
+// fail closes the source for a reason that its reader is to learn.
+func (s *Source) fail(why error) error {
+	s.mu.Lock()
+	if !s.closed && s.why == nil {
+		s.why = why
+	}
+	s.mu.Unlock()
+	return s.Close()
 }
 
 func (s *Source) dial() (*nbd.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
 	defer cancel()
-	c, err := nbd.Dial(ctx, s.socket, nodeAccess(s.volumeID))
+	c, err := nbd.Dial(ctx, s.socket, nodeAccess(s.snapshot))
 	if err != nil {
 		return nil, err
 	}

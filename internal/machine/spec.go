@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -69,6 +70,9 @@ type Disk struct {
 	// it in the PCI address of the disk's root port: slot n is 00:10.0 + (n-1),
 	// eight to a device, as in 00:10.5 for 6 and 00:11.0 for 9.
 	Slot int `json:"slot,omitempty"`
+	// Since has what the guest changes recorded from the moment on when it gets
+	// the disk, as the continuation of what is known already. Nil doesn't.
+	Since *Since `json:"-"`
 }
 
 // NIC is a machine's network card. QEMU listens for the network on
@@ -106,6 +110,8 @@ func (d Disk) validate() error {
 		return fmt.Errorf("volume ID %q: longer than a block node's name allows", d.VolumeID)
 	case d.Slot < 0 || d.Slot > Slots:
 		return fmt.Errorf("volume %s: slot %d is not one of %d", d.VolumeID, d.Slot, Slots)
+	case d.Since != nil && (!validID.MatchString(d.Since.Snapshot) || len(nodeFilter(d.Since.Snapshot)) > maxNodeName):
+		return fmt.Errorf("volume %s: %q can't name a record", d.VolumeID, d.Since.Snapshot)
 	case !filepath.IsAbs(d.Path):
 		return fmt.Errorf("volume %s: path %q is not absolute", d.VolumeID, d.Path)
 	}
@@ -140,11 +146,17 @@ func (s Spec) validate() error {
 	return checkSocketPaths(s.Dir)
 }
 
-// The names of a volume's block nodes and of its device; see the package's doc.
+// recorded says whether what the guest changes is recorded from its start on.
+func (s Spec) recorded() bool {
+	return slices.ContainsFunc(s.Disks, func(d Disk) bool { return d.Since != nil && !d.ReadOnly })
+}
+
+// The names of a volume's block nodes and of its device, and of a snapshot's
+// nodes; see the package's doc.
 func nodeFile(volumeID string) string    { return "b-" + volumeID }
 func nodeOverlay(volumeID string) string { return "v-" + volumeID }
-func nodeFilter(volumeID string) string  { return "c-" + volumeID }
-func nodeFleece(volumeID string) string  { return "f-" + volumeID }
 func nodeNothing(volumeID string) string { return "n-" + volumeID }
-func nodeAccess(volumeID string) string  { return "a-" + volumeID }
 func deviceID(volumeID string) string    { return "d-" + volumeID }
+func nodeFilter(snapshot string) string  { return "c-" + snapshot }
+func nodeFleece(snapshot string) string  { return "f-" + snapshot }
+func nodeAccess(snapshot string) string  { return "a-" + snapshot }

@@ -57,7 +57,7 @@ func statusFrom(t *testing.T, server []byte) (all []Extent, size int64, err erro
 
 func TestBlockStatusCoversTheExport(t *testing.T) {
 	const gib = 1 << 30
-	server := greetedStatus(gib + 8192).
+	server := greetedStatus(gib+8192).
 		chunk(0, chunkStatus, 0, extents(7, 4096, 1, 4096, 0)). // less than was asked for
 		chunk(chunkDone, chunkNone, 0, nil).
 		chunk(chunkDone, chunkStatus, 1, extents(7, gib-4096, 0, 1<<30, 1)) // and more
