@@ -88,7 +88,7 @@ func (c *Cloud) copyVolume(ctx context.Context, src *state.Volume, in *ec2.CopyV
 	}
 	// The instant is named after what is made of it, like a snapshot's.
 	name := &state.Snapshot{Meta: c.meta(src.Scope(), "vol")}
-	hold, err := c.holdStill(ctx, []*state.Volume{src}, []*state.Snapshot{name})
+	hold, err := c.holdStill(ctx, []*state.Volume{src}, []*state.Snapshot{name}, false)
 	if err != nil {
 		return nil, err
 	}
@@ -126,11 +126,11 @@ func (c *Cloud) copyDisk(ctx context.Context, vol *state.Volume, size int64) err
 		if held == nil {
 			return errInstantLost
 		}
-		src, done, err := held.source(vol.CopyOf)
+		src, err := held.open(ctx, vol.CopyOf)
 		if err != nil {
 			return err
 		}
-		return errors.Join(copyData(ctx, w, src), done())
+		return errors.Join(copyData(ctx, w, src), src.Close())
 	})
 }
 

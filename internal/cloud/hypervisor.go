@@ -45,7 +45,13 @@ type vm interface {
 	// Seize takes a volume from a guest that does not let go of it.
 	Seize(ctx context.Context, volumeID string) error
 	Disks(ctx context.Context) ([]string, error)
-	Snapshot(ctx context.Context, name string, volumeIDs []string) (instant, error)
+	Snapshot(ctx context.Context, name string, disks []machine.Freeze) (instant, error)
+	// SettleRecords tells a machine that was adopted which of the snapshots that
+	// were being taken are complete.
+	SettleRecords(ctx context.Context, completed func(ctx context.Context, snapshot string) (bool, error)) error
+	// Left says, once, what was changed of the volumes that the machine has given
+	// back in order.
+	Left() map[string]machine.Recorded
 	ConsoleLog() string
 	// Console connects to the serial port, in both directions. It is for one
 	// user at a time.
@@ -58,8 +64,23 @@ type vm interface {
 
 // instant is a machine's disks at one point in time.
 type instant interface {
-	Source(volumeID string) (snapshot.Source, func() error, error)
+	Source(volumeID string) (instantSource, error)
+	// Completed says that the snapshot of a volume is in the store, Forget that
+	// what is recorded of the volume is of no use.
+	Completed(volumeID string)
+	Forget(volumeID string)
 	Close(ctx context.Context) error
+}
+
+// instantSource is a volume of an instant.
+type instantSource interface {
+	snapshot.Source
+	io.Closer
+	// Recorded is what was changed since an earlier snapshot; nil if that isn't
+	// known. Release gives up what isn't in the set, Discard what was read.
+	Recorded() *machine.Recorded
+	Release(changed []byte) error
+	Discard(off, length int64) error
 }
 
 // qemu runs machines with QEMU.
@@ -91,8 +112,8 @@ func (q qemu) firmware() (string, error) { return q.runner.Firmware() }
 
 type qemuVM struct{ *machine.Machine }
 
-func (m qemuVM) Snapshot(ctx context.Context, name string, volumeIDs []string) (instant, error) {
-	at, err := m.Machine.Snapshot(ctx, name, volumeIDs)
+func (m qemuVM) Snapshot(ctx context.Context, name string, disks []machine.Freeze) (instant, error) {
+	at, err := m.Machine.Snapshot(ctx, name, disks)
 	if err != nil {
 		return nil, err
 	}
@@ -101,12 +122,12 @@ func (m qemuVM) Snapshot(ctx context.Context, name string, volumeIDs []string) (
 
 type qemuInstant struct{ *machine.Instant }
 
-func (i qemuInstant) Source(volumeID string) (snapshot.Source, func() error, error) {
+func (i qemuInstant) Source(volumeID string) (instantSource, error) {
 	src, err := i.Instant.Source(volumeID)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	return src, src.Close, nil
+	return src, nil
 }
 
 // noMachines serves the API without machines: instances change their states as
@@ -177,9 +198,15 @@ func (*shadow) Seize(context.Context, string) error                 { return nil
 func (*shadow) Disks(context.Context) ([]string, error)             { return nil, nil }
 
 // Snapshot reads the files themselves: no guest writes to them.
-func (s *shadow) Snapshot(context.Context, string, []string) (instant, error) {
+func (s *shadow) Snapshot(context.Context, string, []machine.Freeze) (instant, error) {
 	return shadowInstant{s.volumes}, nil
 }
+
+func (*shadow) SettleRecords(context.Context, func(context.Context, string) (bool, error)) error {
+	return nil
+}
+func (*shadow) Left() map[string]machine.Recorded { return nil }
+
 func (*shadow) ConsoleLog() string { return "" }
 func (*shadow) Console(context.Context) (io.ReadWriteCloser, error) {
 	return nil, errors.New("there are no machines here, so nothing is at the other end")
@@ -194,16 +221,27 @@ func (*shadow) Accel() machine.Accel { return "none" }
 
 type shadowInstant struct{ volumes string }
 
-func (i shadowInstant) Source(volumeID string) (snapshot.Source, func() error, error) {
+func (i shadowInstant) Source(volumeID string) (instantSource, error) {
 	f, err := os.Open(filepath.Join(i.volumes, volumeID+".raw"))
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	st, err := f.Stat()
 	if err != nil {
-		return nil, nil, errors.Join(err, f.Close())
+		return nil, errors.Join(err, f.Close())
 	}
-	return sparseFile{f, st.Size()}, f.Close, nil
+	return shadowSource{sparseFile{f, st.Size()}, f}, nil
 }
 
+func (shadowInstant) Completed(string)            {}
+func (shadowInstant) Forget(string)               {}
 func (shadowInstant) Close(context.Context) error { return nil }
+
+type shadowSource struct {
+	sparseFile
+	io.Closer
+}
+
+func (shadowSource) Recorded() *machine.Recorded { return nil }
+func (shadowSource) Release([]byte) error        { return nil }
+func (shadowSource) Discard(int64, int64) error  { return nil }

@@ -153,6 +153,9 @@ func (c *Cloud) makeVolume(ctx context.Context, vol *state.Volume) error {
 	err := c.volumes.Fill(ctx, vol.ID, size, func(ctx context.Context, w volume.Sink) error {
 		return c.snapshots.Restore(ctx, vol.SnapshotID, w, nil)
 	})
+	if err == nil {
+		c.keepRestored(vol)
+	}
 	c.log.Debug("volume restored", "volume", vol.ID, "snapshot", vol.SnapshotID, "took", time.Since(start), "err", err)
 	return err
 }
@@ -265,16 +268,22 @@ func (c *Cloud) storeSnapshot(ctx context.Context, snap *state.Snapshot, held *h
 		}
 		return snapshot.Info{}, errors.New("the daemon ended while the snapshot was read from a running machine; take another")
 	}
-	src, done, err := held.source(snap.VolumeID)
+	src, err := held.open(ctx, snap.VolumeID)
 	if err != nil {
 		return snapshot.Info{}, err
 	}
 	defer func() {
-		if err := done(); err != nil {
+		if err := src.Close(); err != nil {
 			c.log.Warn("close snapshot source", "snapshot", snap.ID, "err", err)
 		}
 	}()
-	return c.snapshots.Create(ctx, snap.ID, src, nil, c.reportProgress(snap))
+	info, err := c.snapshots.Create(ctx, snap.ID, src, src.since, c.reportProgress(snap))
+	if err != nil {
+		src.failed(err)
+		return info, err
+	}
+	src.kept(snap.ID)
+	return info, nil
 }
 
 // reportProgress writes a snapshot's progress to its record, at most twice a

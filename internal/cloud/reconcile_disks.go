@@ -44,7 +44,9 @@ func (c *Cloud) plug(ctx context.Context, inst *state.Instance, h *machineHandle
 	if !c.uses.run(inst.ID, []string{d.ID}, func() { c.work.kick(jobOf(inst)) }) {
 		return nil
 	}
-	if err := h.vm.Attach(ctx, c.diskOf(d)); err != nil {
+	disk := c.diskOf(d)
+	c.carry(&disk)
+	if err := h.vm.Attach(ctx, disk); err != nil {
 		return fmt.Errorf("attach %s to %s: %w", d.ID, inst.ID, err)
 	}
 	return amend(c, jobOf(d), func(_ *state.Tx, v *state.Volume) error {
@@ -64,6 +66,7 @@ func (c *Cloud) unplug(ctx context.Context, inst *state.Instance, h *machineHand
 	if err != nil && !errors.Is(err, machine.ErrNotAttached) {
 		return fmt.Errorf("detach %s from %s: %w", d.ID, inst.ID, err)
 	}
+	c.keepChanges(ctx, h.vm)
 	c.uses.unplugged(d.ID)
 	return c.db.Update(func(tx *state.Tx) error {
 		v, err := state.Get[state.Volume](tx, d.Scope(), d.ID)
@@ -82,10 +85,9 @@ func (c *Cloud) unplug(ctx context.Context, inst *state.Instance, h *machineHand
 // snapshots begin, and leaves the machine to be started again, which waits
 // for them.
 func (c *Cloud) rest(ctx context.Context, inst *state.Instance, h *machineHandle) error {
-	if err := h.vm.Shutdown(ctx, shutdownGrace); err != nil {
+	if err := c.shutDown(ctx, inst, h); err != nil {
 		return fmt.Errorf("shut %s down for image %s: %w", inst.ID, inst.ImagePending, err)
 	}
-	c.buried(inst)
 	return c.restForImage(inst)
 }
 

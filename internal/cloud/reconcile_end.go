@@ -68,13 +68,13 @@ func (c *Cloud) endMachine(ctx context.Context, inst *state.Instance, h *machine
 		c.unplugNetwork(inst)
 		return nil
 	}
-	var err error
-	if inst.Force {
-		err = h.vm.Kill(ctx)
-	} else {
-		err = h.vm.Shutdown(ctx, shutdownGrace)
+	if !inst.Force {
+		if err := c.shutDown(ctx, inst, h); err != nil {
+			return fmt.Errorf("stop %s: %w", inst.ID, err)
+		}
+		return nil
 	}
-	if err != nil {
+	if err := h.vm.Kill(ctx); err != nil {
 		return fmt.Errorf("stop %s: %w", inst.ID, err)
 	}
 	c.buried(inst)

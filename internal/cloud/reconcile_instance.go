@@ -181,6 +181,9 @@ func (c *Cloud) boot(ctx context.Context, inst *state.Instance) error {
 		c.uses.stopped(inst.ID)
 		return c.launchFailed(inst, "Server.InternalError", err.Error())
 	}
+	for i := range spec.Disks {
+		c.carry(&spec.Disks[i])
+	}
 	m, err := c.hyper.start(ctx, spec)
 	if errors.Is(err, machine.ErrRunning) {
 		c.uses.stopped(inst.ID)
@@ -370,9 +373,8 @@ func (c *Cloud) reboot(ctx context.Context, inst *state.Instance, h *machineHand
 			return nil
 		})
 	}
-	if err := h.vm.Shutdown(ctx, shutdownGrace); err != nil {
+	if err := c.shutDown(ctx, inst, h); err != nil {
 		return fmt.Errorf("reboot %s: %w", inst.ID, err)
 	}
-	c.buried(inst)
 	return c.boot(ctx, inst)
 }

@@ -71,10 +71,9 @@ func (c *Cloud) replaceRoot(ctx context.Context, inst *state.Instance, h *machin
 	if exchanged {
 		return true, c.started(inst, h.vm) // a daemon died before it could write that down
 	}
-	if err := h.vm.Shutdown(ctx, shutdownGrace); err != nil {
+	if err := c.shutDown(ctx, inst, h); err != nil {
 		return true, fmt.Errorf("shut %s down for task %s: %w", inst.ID, inst.ReplaceRoot, err)
 	}
-	c.buried(inst)
 	return true, c.boot(ctx, inst)
 }
 

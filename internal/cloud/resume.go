@@ -153,6 +153,11 @@ func (c *Cloud) adopt(ctx context.Context, i *state.Instance) error {
 		c.unadopted.add(i.ID)
 		return fmt.Errorf("adopt the machine of %s: %w", i.ID, err)
 	}
+	if err := m.SettleRecords(ctx, c.isStored); err != nil {
+		// It is settled at the latest by the disks' next snapshots, which read
+		// them whole.
+		c.log.Warn("what a machine records of its disks is not settled", "instance", i.ID, "err", err)
+	}
 	disks, err := m.Disks(ctx)
 	if err != nil {
 		c.unadopted.add(i.ID)

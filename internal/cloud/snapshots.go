@@ -82,7 +82,7 @@ func (c *Cloud) takeSnapshots(ctx context.Context, vols []*state.Volume, dress f
 		snaps[i] = &state.Snapshot{Meta: c.meta(v.Scope(), "snap"), State: state.SnapshotPending, VolumeID: v.ID, VolumeSize: v.Size, Encrypted: v.Encrypted, Lineage: volumeLineage(v)}
 		dress(v, snaps[i])
 	}
-	hold, err := c.holdStill(ctx, vols, snaps)
+	hold, err := c.holdStill(ctx, vols, snaps, true)
 	if err != nil {
 		return nil, err
 	}

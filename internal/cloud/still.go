@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/steadcloud/stead/internal/machine"
-	"github.com/steadcloud/stead/internal/snapshot"
 	"github.com/steadcloud/stead/internal/state"
 )
 
@@ -145,15 +144,15 @@ func (u *diskUses) drop(vol string) {
 // heldInstant keeps volumes readable as they were at one instant, for as long
 // as any of its sharers needs it.
 type heldInstant struct {
-	source func(volumeID string) (snapshot.Source, func() error, error)
-	free   func()
+	open func(ctx context.Context, volumeID string) (*frozen, error)
+	free func()
 
 	mu   sync.Mutex
 	refs int
 }
 
-func newInstant(source func(string) (snapshot.Source, func() error, error), free func()) *heldInstant {
-	return &heldInstant{source: source, free: free, refs: 1}
+func newInstant(open func(context.Context, string) (*frozen, error), free func()) *heldInstant {
+	return &heldInstant{open: open, free: free, refs: 1}
 }
 
 func (h *heldInstant) share() *heldInstant {
@@ -213,11 +212,12 @@ func (i *instants) endAll() {
 
 // holdStill makes volumes readable as they are now: through their machine
 // where one runs, else from their files, which no machine may start on until
-// the reading ends. It marks the snapshots that came from a machine.
-func (c *Cloud) holdStill(ctx context.Context, vols []*state.Volume, snaps []*state.Snapshot) (*heldInstant, error) {
-	ids := make([]string, len(vols))
+// the reading ends. It marks the snapshots that came from a machine. With record
+// the next snapshots of the volumes will know what has changed since these.
+func (c *Cloud) holdStill(ctx context.Context, vols []*state.Volume, snaps []*state.Snapshot, record bool) (*heldInstant, error) {
+	ids, disks := make([]string, len(vols)), make([]machine.Freeze, len(vols))
 	for i, v := range vols {
-		ids[i] = v.ID
+		ids[i], disks[i] = v.ID, machine.Freeze{VolumeID: v.ID, Snapshot: snaps[i].ID, Record: record}
 	}
 	if c.uses.read(ids) {
 		return c.stillFiles(ids), nil
@@ -233,7 +233,7 @@ func (c *Cloud) holdStill(ctx context.Context, vols []*state.Volume, snaps []*st
 	if !h.claim(ids) {
 		return nil, fail("SnapshotCreationPerVolumeRateExceeded", "A snapshot of %s is being taken; only one at a time can be.", ids[0])
 	}
-	at, err := h.vm.Snapshot(ctx, snaps[0].ID, ids)
+	at, err := h.vm.Snapshot(ctx, snaps[0].ID, disks)
 	if err != nil {
 		h.unclaim(ids)
 		switch {
@@ -247,7 +247,7 @@ func (c *Cloud) holdStill(ctx context.Context, vols []*state.Volume, snaps []*st
 	for _, s := range snaps {
 		s.Live = true
 	}
-	return newInstant(at.Source, func() {
+	return newInstant(func(ctx context.Context, id string) (*frozen, error) { return c.openLive(ctx, at, id) }, func() {
 		c.closeInstant(context.WithoutCancel(ctx), inst, at)
 		h.unclaim(ids)
 	}), nil
@@ -269,13 +269,7 @@ func (c *Cloud) closeInstant(ctx context.Context, inst string, at instant) {
 
 // stillFiles is an instant of volumes whose files have been claimed for reading.
 func (c *Cloud) stillFiles(ids []string) *heldInstant {
-	return newInstant(func(id string) (snapshot.Source, func() error, error) {
-		r, err := c.volumes.Reader(id)
-		if err != nil {
-			return nil, nil, err
-		}
-		return r, r.Close, nil
-	}, func() { c.uses.doneReading(ids) })
+	return newInstant(func(_ context.Context, id string) (*frozen, error) { return c.openStill(id) }, func() { c.uses.doneReading(ids) })
 }
 
 // machines are the running ones, by instance ID.

@@ -271,15 +271,15 @@ func (m *Machine) leave(records map[string]Recorded) {
 	}
 }
 
-// Left returns, once, what the guest changed of a volume that was taken from the
-// machine in order: after Shutdown, Detach or Seize returned nil. Else it isn't
-// known.
-func (m *Machine) Left(volumeID string) (Recorded, bool) {
+// Left returns, once, what the guest changed of the volumes that were taken from
+// the machine in order: after Shutdown, Detach or Seize returned nil. Of others
+// it isn't known.
+func (m *Machine) Left() map[string]Recorded {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	rec, ok := m.left[volumeID]
-	delete(m.left, volumeID)
-	return rec, ok
+	left := m.left
+	m.left = map[string]Recorded{}
+	return left
 }
 
 // SettleRecords finds what an earlier daemon's snapshots left of the records.
