@@ -328,8 +328,11 @@ func (m *Machine) settling(ctx context.Context, id string, node blockNode, compl
 		}
 	}
 	all := node.records()
-	if _, ok := m.record(id, node); ok || len(all) == 0 {
-		return actions, nil
+	if since, ok := m.record(id, node); ok {
+		done, err := completed(ctx, since.Snapshot)
+		if done || err != nil {
+			return actions, err
+		}
 	}
 	if len(all) == 2 && !m.doubts(id) {
 		done := [2]bool{}
