@@ -33,6 +33,7 @@ type records struct {
 	count int
 
 	reads, whole, partly int
+	dying                bool // the daemon may die at any command
 }
 
 const recordedSize = 9*Granularity + 4096
@@ -158,6 +159,9 @@ func (r *records) write() {
 }
 
 func (r *records) writes(most int) {
+	if r.dying {
+		return
+	}
 	for range r.rng.IntN(most) {
 		r.write()
 	}
@@ -274,6 +278,7 @@ func (r *records) bitmaps(volumeID string) []blockBitmap {
 func (r *records) restart() {
 	r.t.Helper()
 	r.m = reopen(r.t, r.m)
+	r.writes(6) // the guest doesn't wait
 	err := r.m.SettleRecords(r.t.Context(), func(_ context.Context, snapshot string) (bool, error) { return r.store[snapshot] != nil, nil })
 	if err != nil {
 		r.t.Fatal(err)
