@@ -3,6 +3,7 @@ package cloud
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 
 	"github.com/steadcloud/stead/internal/machine"
 	"github.com/steadcloud/stead/internal/snapshot"
@@ -25,6 +26,23 @@ type frozen struct {
 	kept   func(snap string)
 	failed func(err error)
 	Close  func() error
+
+	read atomic.Int64 // bytes
+}
+
+// ReadAt reads, and counts what is read.
+func (f *frozen) ReadAt(p []byte, off int64) (int, error) {
+	n, err := f.Source.ReadAt(p, off)
+	f.read.Add(int64(n))
+	return n, err
+}
+
+// base is the snapshot that the next one builds on; empty for none.
+func (f *frozen) base() string {
+	if f.since == nil {
+		return ""
+	}
+	return f.since.Base
 }
 
 // openStill opens a volume that lies still.

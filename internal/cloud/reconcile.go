@@ -277,7 +277,10 @@ func (c *Cloud) storeSnapshot(ctx context.Context, snap *state.Snapshot, held *h
 			c.log.Warn("close snapshot source", "snapshot", snap.ID, "err", err)
 		}
 	}()
+	start := time.Now()
 	info, err := c.snapshots.Create(ctx, snap.ID, src, src.since, c.reportProgress(snap))
+	c.log.Info("snapshot read", "snapshot", snap.ID, "volume", snap.VolumeID, "since", src.base(),
+		"read", src.read.Load(), "stored", info.StoredBytes, "took", time.Since(start), "err", err)
 	if err != nil {
 		src.failed(err)
 		return info, err

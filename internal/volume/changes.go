@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -106,6 +107,7 @@ func (d *Dir) saveChanges(id string, f *os.File, ch Changes) error {
 	if err := f.Sync(); err != nil {
 		return err
 	}
+	before.outlast()
 	after, err := identify(f)
 	if err != nil {
 		return err
@@ -201,6 +203,19 @@ func (d *Dir) writeSidecar(path string, data []byte) error {
 type identity struct {
 	Size, Inode  uint64
 	MTime, CTime int64 // nanoseconds
+}
+
+// clockTick is longer than the steps of the clock that files get their times from.
+const clockTick = 20 * time.Millisecond
+
+// outlast waits until whoever changes the file gives it other times than these:
+// two changes within a tick of the kernel's clock look like one.
+func (i identity) outlast() {
+	for _, at := range []int64{i.MTime, i.CTime} {
+		if wait := time.Until(time.Unix(0, at).Add(clockTick)); wait > 0 && wait <= clockTick {
+			time.Sleep(wait)
+		}
+	}
 }
 
 func identify(f *os.File) (identity, error) {

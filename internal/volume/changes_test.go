@@ -106,7 +106,6 @@ func TestChangesOfAnotherFileAreDoubted(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			d, _ := changedVolume(t)
-			time.Sleep(20 * time.Millisecond) // the kernel's clock for files is coarse
 			if err := meddle(d.Path("vol-1")); err != nil {
 				t.Fatal(err)
 			}
@@ -162,7 +161,6 @@ func TestChangesOfAVolumeThatWasRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantChanges(t, d, Changes{Base: "snap-2", Blocks: []byte{0}})
-	time.Sleep(20 * time.Millisecond)
 	f, err := os.OpenFile(d.Path("vol-1"), os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
