@@ -279,7 +279,7 @@ func (r *records) restart() {
 	r.t.Helper()
 	r.m = reopen(r.t, r.m)
 	r.writes(6) // the guest doesn't wait
-	err := r.m.SettleRecords(r.t.Context(), func(_ context.Context, snapshot string) (bool, error) { return r.store[snapshot] != nil, nil })
+	err := r.m.SettleRecords(r.t.Context(), stored(func(snapshot string) bool { return r.store[snapshot] != nil }))
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -368,10 +368,15 @@ func TestRecordIsDoubtedAfterAFailedWrite(t *testing.T) {
 	}
 }
 
+// stored is a store that can be asked at any time.
+func stored(has func(snapshot string) bool) func(context.Context, string) (bool, error) {
+	return func(_ context.Context, snapshot string) (bool, error) { return has(snapshot), nil }
+}
+
 // What the next daemon makes of records that it finds.
 func TestSettlingRecords(t *testing.T) {
 	complete := func(names ...string) func(context.Context, string) (bool, error) {
-		return func(_ context.Context, snapshot string) (bool, error) { return slices.Contains(names, snapshot), nil }
+		return stored(func(snapshot string) bool { return slices.Contains(names, snapshot) })
 	}
 	on := func(name string) blockBitmap {
 		return blockBitmap{Name: name, Recording: true, Granularity: Granularity}
