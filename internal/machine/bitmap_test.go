@@ -311,9 +311,9 @@ func (r *records) detach() {
 // and what is recorded since.
 func TestRecordsAreNeverWrong(t *testing.T) {
 	var reads, whole, partly int
-	for seed := range uint64(3) {
+	for seed := range uint64(2) {
 		r := newRecords(t, seed)
-		for range 60 {
+		for range 40 {
 			r.writes(8)
 			switch r.rng.IntN(12) {
 			case 0:
@@ -431,5 +431,38 @@ func TestSettlingNeedsAnAnswer(t *testing.T) {
 	_, err := m.settling(t.Context(), "vol-1", blockNode{Bitmaps: two}, func(context.Context, string) (bool, error) { return false, os.ErrPermission })
 	if !errors.Is(err, os.ErrPermission) {
 		t.Errorf("%v, want the store's error", err)
+	}
+}
+
+// A guest whose daemon died before it could let it go is let go by the next.
+func TestGuestThatWasNeverLetGo(t *testing.T) {
+	r := newRecords(t, 1)
+	if err := r.m.Kill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.spec.Disks = r.disks
+	r.spec.Disks[0].Since = &Since{Snapshot: "snap-1", Carried: "7"}
+	if err := writeRecord(r.spec.Dir, record{Spec: r.spec, Accel: AccelTCG}); err != nil {
+		t.Fatal(err)
+	}
+	run := NewRunner(Config{}, testLog(t))
+	p, err := run.spawn(r.spec.Dir, arguments(r.spec, AccelTCG, ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	go p.supervise(r.spec.Dir)
+	m, err := connect(t.Context(), r.spec, AccelTCG, p, run.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st, err := m.Status(t.Context()); err != nil || st.Reason != "prelaunch" {
+		t.Fatalf("status %+v, %v; want one that waits", st, err)
+	}
+	r.m = reopen(t, m)
+	if st, err := r.m.Status(t.Context()); err != nil || st.State != Running {
+		t.Errorf("status %+v, %v; want running", st, err)
+	}
+	if all := r.bitmaps(r.disks[0].VolumeID); len(all) != 0 {
+		t.Errorf("records %v", all)
 	}
 }

@@ -257,7 +257,9 @@ exec qemu-system-x86_64 -machine none -accel tcg -nodefaults -display none -pidf
 		"is silent":         silent,
 	} {
 		t.Run(name, func(t *testing.T) {
-			spec := newSpec(t, "idle")
+			disk := newDisk(t, 1, 1<<20)
+			disk.Since = &Since{Snapshot: "snap-1"}
+			spec := newSpec(t, "idle", disk)
 			spec.Accel = ""
 			probes := 0
 			r := NewRunner(Config{
@@ -273,6 +275,10 @@ exec qemu-system-x86_64 -machine none -accel tcg -nodefaults -display none -pidf
 				t.Errorf("runs under %s, want tcg", m.Accel())
 			}
 			waitConsole(t, m, "READY idle")
+			// The first machine may have written to the disk.
+			if nodes, err := m.nodes(t.Context()); err != nil || len(nodes[nodeFile(disk.VolumeID)].records()) != 0 {
+				t.Errorf("records %v (%v), want none", nodes[nodeFile(disk.VolumeID)].records(), err)
+			}
 			if got := r.choose(AccelAuto); got != AccelTCG || probes != 1 {
 				t.Errorf("the next machine would get %s after %d probes, want tcg after one", got, probes)
 			}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -110,7 +111,9 @@ func TestMachineSnapshotsByChanges(t *testing.T) {
 	wait()
 	m = reopen(t, m)
 	wait()
-	if err := m.SettleRecords(t.Context(), stored(func(snapshot string) bool { return snapshot != fmt.Sprintf("snap-%d-0", taken) && snapshot != fmt.Sprintf("snap-%d-1", taken) })); err != nil {
+	if err := m.SettleRecords(t.Context(), stored(func(snapshot string) bool {
+		return snapshot != fmt.Sprintf("snap-%d-0", taken) && snapshot != fmt.Sprintf("snap-%d-1", taken)
+	})); err != nil {
 		t.Fatal(err)
 	}
 	complete(next())
@@ -130,7 +133,7 @@ func TestMachineSnapshotsByChanges(t *testing.T) {
 		spec.Disks[i].Since = &Since{Snapshot: rec.Snapshot, Carried: "0123456789abcdef"}
 	}
 	m = start(t, spec)
-	wait()
+	waitFor(t, "writes after the start", bootTime, func() bool { return strings.Count(console(t, m), "WROTE 40\n") == 2 })
 	inst := next()
 	for _, id := range volumes {
 		src, err := inst.Source(id)
