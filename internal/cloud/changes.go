@@ -91,13 +91,16 @@ func (c *Cloud) openLive(ctx context.Context, at instant, id string) (*frozen, e
 		return f, nil
 	}
 	ch, err := c.changedSince(id, *rec)
+	var base snapshot.Info
 	if err == nil {
-		_, err = c.snapshots.Info(ctx, ch.Base)
+		base, err = c.snapshots.Info(ctx, ch.Base)
 	}
 	if err != nil {
 		c.log.Info("the volume is read whole", "volume", id, "err", err)
 		return f, nil
 	}
+	// What the base doesn't have is read, whether the guest wrote there or not.
+	ch.Blocks = ch.Blocks[:min(int64(len(ch.Blocks)), base.VolumeSize/snapshot.BlockSize/8)]
 	if err := src.Release(ch.Blocks); err != nil {
 		return nil, errors.Join(err, src.Close())
 	}

@@ -194,4 +194,3 @@ func (r *rig) killQEMUWithoutDaemon(id string) {
 	r.open()
 	r.waitState(id, types.InstanceStateNameStopped)
 }
-
