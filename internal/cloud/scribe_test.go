@@ -185,7 +185,7 @@ func (s *scribe) settle(vol string, completed bool) {
 }
 
 // Snapshot copies the files, so that the guest may go on writing to them.
-func (v *scribeVM) Snapshot(_ context.Context, name string, disks []machine.Freeze) (instant, error) {
+func (v *scribeVM) Snapshot(_ context.Context, _ string, disks []machine.Freeze) (instant, error) {
 	v.s.mu.Lock()
 	defer v.s.mu.Unlock()
 	at := &scribeInstant{s: v.s, sources: map[string]*scribeSource{}, done: map[string]bool{}}
@@ -283,7 +283,7 @@ func (s *scribeSource) NextData(off int64) (int64, int64, error) {
 
 func (s *scribeSource) ReadAt(p []byte, off int64) (int, error) {
 	b := off / snapshot.BlockSize
-	if s.changed != nil && s.changed[b/8]&(1<<(b%8)) == 0 {
+	if s.changed != nil && !changedIn(s.changed)(b) {
 		return 0, machine.ErrReleased
 	}
 	clear(p)
@@ -373,6 +373,19 @@ func (v *inventory) power(want types.InstanceStateName, force bool) {
 	waitInstance(v.t, v.client, v.inst, want)
 }
 
+// grow makes a disk larger, each once, while its machine runs.
+func (v *inventory) grow() {
+	v.t.Helper()
+	vol := v.vols[v.rng.IntN(2)]
+	if fileSize(v.t, v.c, vol) > gib {
+		return
+	}
+	if _, err := v.client.ModifyVolume(v.t.Context(), &ec2.ModifyVolumeInput{VolumeId: &vol, Size: aws.Int32(2)}); err != nil {
+		v.t.Fatal(err)
+	}
+	waitModified(v.t, v.client, vol)
+}
+
 // replug takes the data disk out of its running machine and puts it back.
 func (v *inventory) replug() {
 	v.t.Helper()
@@ -439,6 +452,8 @@ func TestSnapshotsByChangesAreWhole(t *testing.T) {
 			v.open()
 		case 3:
 			v.replug()
+		case 4:
+			v.grow()
 		default:
 			v.snapshot()
 			taken++

@@ -249,7 +249,7 @@ func (r *records) read(inst *Instant, volumeID string) ([]byte, error) {
 		part := image[b*Granularity : min((b+1)*Granularity, src.Size())]
 		if !hasBit(changed, b) {
 			if _, err := src.ReadAt(part, b*Granularity); !errors.Is(err, ErrReleased) {
-				return nil, fmt.Errorf("reading what was released: %v, want ErrReleased", err)
+				return nil, fmt.Errorf("reading what was released: %w, want ErrReleased", err)
 			}
 			continue
 		}
