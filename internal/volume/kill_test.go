@@ -22,7 +22,11 @@ const (
 
 func TestMain(m *testing.M) {
 	if path := os.Getenv(childEnv); path != "" {
-		fmt.Fprintln(os.Stderr, child(path))
+		run := child
+		if os.Getenv(childChangesEnv) != "" {
+			run = childOfChanges
+		}
+		fmt.Fprintln(os.Stderr, run(path))
 		os.Exit(1)
 	}
 	os.Exit(m.Run())
@@ -74,14 +78,10 @@ func TestKill(t *testing.T) {
 	if n, err := strconv.Atoi(os.Getenv("STEAD_KILLS")); err == nil {
 		kills = n
 	}
-	path, err := os.MkdirTemp("/dev/shm", "stead-volume-") // many syncs: in memory if possible
-	if err != nil {
-		path = t.TempDir()
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(path) })
+	path := fastDir(t)
 	made := make(map[string]bool)
 	for range kills {
-		killOnce(t, path, made)
+		killOnce(t, path, func(line string) { made[line] = true })
 		d := open(t, path)
 		ids, err := d.List()
 		if err != nil {
@@ -108,11 +108,22 @@ func TestKill(t *testing.T) {
 	}
 }
 
-// killOnce runs a child for a random while and notes what it finished.
-func killOnce(t *testing.T, path string, made map[string]bool) {
+// fastDir is a folder for many syncs, in memory if possible.
+func fastDir(t *testing.T) string {
+	t.Helper()
+	path, err := os.MkdirTemp("/dev/shm", "stead-volume-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(path) })
+	return path
+}
+
+// killOnce runs a child for a random while and hands on what it says.
+func killOnce(t *testing.T, path string, said func(line string), env ...string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
-	cmd.Env = append(os.Environ(), childEnv+"="+path)
+	cmd.Env = append(append(os.Environ(), childEnv+"="+path), env...)
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	stdout, err := cmd.StdoutPipe()
@@ -125,7 +136,7 @@ func killOnce(t *testing.T, path string, made map[string]bool) {
 	lines := bufio.NewScanner(stdout)
 	for lines.Scan() {
 		if lines.Text() != "ready" {
-			made[lines.Text()] = true
+			said(lines.Text())
 			continue
 		}
 		// The moment is random, not a wait for something.
