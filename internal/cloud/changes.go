@@ -80,8 +80,8 @@ func (c *Cloud) openLive(ctx context.Context, at instant, id string) (*frozen, e
 	f := &frozen{Source: readOnce{src}, Close: src.Close}
 	f.kept = func(string) { at.Completed(id) }
 	f.failed = func(err error) {
-		// The base turned out to be damaged when what it was to stand for had
-		// been given up. The next snapshot must not try the same again.
+		// The base was found damaged only when what it was to stand for had been
+		// given up. The next snapshot must not try the same again.
 		if errors.Is(err, machine.ErrReleased) {
 			at.Forget(id)
 		}
@@ -93,7 +93,7 @@ func (c *Cloud) openLive(ctx context.Context, at instant, id string) (*frozen, e
 	ch, err := c.changedSince(id, *rec)
 	var base snapshot.Info
 	if err == nil {
-		base, err = c.snapshots.Info(ctx, ch.Base)
+		base, err = c.snapshots.Sound(ctx, ch.Base)
 	}
 	if err != nil {
 		c.log.Info("the volume is read whole", "volume", id, "err", err)

@@ -64,6 +64,11 @@ func (e *Engine) base(ctx context.Context, since *Since, r *root) (base *root, r
 		return nil, func() {}, nil
 	}
 	p, err := e.pin(ctx, since.Base)
+	if err == nil {
+		if err = e.sound(ctx, p.root); err != nil {
+			e.unpin(p)
+		}
+	}
 	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrCorrupt) {
 		e.log.Info("the volume is read whole, as the snapshot that it builds on can't be used", "snapshot", r.id, "base", since.Base, "error", err)
 		return nil, func() {}, nil

@@ -170,6 +170,9 @@ type Info struct {
 // Stat describes a blob without reading it. A rotten one is an ErrCorrupt.
 func (s *Store) Stat(ctx context.Context, sum Digest) (Info, error) {
 	p, _, err := s.find(ctx, s.id(sum))
+	for errors.Is(err, errAgain) {
+		p, _, err = s.find(ctx, s.id(sum))
+	}
 	return Info{Stored: int64(blobHeader) + int64(p.stored)}, err
 }
 
