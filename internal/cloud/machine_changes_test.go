@@ -62,7 +62,7 @@ func TestMachineSnapshotsByChanges(t *testing.T) {
 	ctx := t.Context()
 	ami := r.tiny()
 	id := r.run(&ec2.RunInstancesInput{ImageId: &ami, BlockDeviceMappings: []types.BlockDeviceMapping{
-		{DeviceName: aws.String("/dev/sda1"), Ebs: &types.EbsBlockDevice{}},
+		{DeviceName: aws.String("/dev/sda1"), Ebs: &types.EbsBlockDevice{DeleteOnTermination: aws.Bool(false)}},
 		{DeviceName: aws.String("/dev/sdf"), Ebs: &types.EbsBlockDevice{VolumeSize: aws.Int32(1)}},
 	}})
 	reads := countReadings(t, r.cloud)
@@ -153,7 +153,7 @@ func TestMachineSnapshotsByChanges(t *testing.T) {
 	begin()
 	write("started")
 	incremental("after a start")
-	write("once more")
+	write("twice")
 	stop()
 	begin()
 	stop()

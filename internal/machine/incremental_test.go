@@ -94,7 +94,7 @@ func TestMachineSnapshotsByChanges(t *testing.T) {
 		before := written(t, m)
 		waitFor(t, "more writes", bootTime, func() bool { return written(t, m) >= before+40 })
 	}
-	for range 12 {
+	for range 8 {
 		complete(next())
 		wait()
 	}
