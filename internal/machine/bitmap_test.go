@@ -202,7 +202,7 @@ func (r *records) snapshot() {
 			}
 		}
 		r.writes(4)
-		switch done := r.rng.IntN(4); {
+		switch done := r.rng.IntN(8); {
 		case done == 0 || !record: // it comes to nothing
 		case done == 1 && r.rng.IntN(3) == 0:
 			inst.Forget(d.VolumeID)
