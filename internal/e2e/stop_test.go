@@ -74,6 +74,9 @@ func (r *rig) clean(server string, times int) {
 		r.t.Errorf("the guest was powered down %d times, want %d:\n%s", n, times, text)
 	}
 	for _, name := range r.names("volumes") {
+		if !strings.HasSuffix(name, ".raw") {
+			continue
+		}
 		disk := filepath.Join(r.data, "volumes", name)
 		if out, err := exec.Command("/sbin/dumpe2fs", "-h", disk).CombinedOutput(); err != nil || strings.Contains(string(out), "needs_recovery") {
 			r.t.Errorf("%s needs recovery (%v):\n%s", name, err, out)
