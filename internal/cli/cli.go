@@ -142,7 +142,7 @@ func addCommands(a *App, root *cobra.Command) {
 	add(groupServers, newCp(a), newSerial(a), newSSHConfig(a), newResize(a), newRepair(a))
 	add(groupServers, newWait(a), newProtect(a), newUnprotect(a), newOpen(a), newClose(a))
 	add(groupDisks, newVolume(a), newSnapshot(a), newSnapshots(a), newImage(a))
-	add(groupDisks, newPrune(a), newSchedule(a))
+	add(groupDisks, newPrune(a), newSchedule(a), newBlocks(a))
 	add(groupClouds, newContext(a), newCloud(a), newEC2(a), newDoctor(a))
 	add(groupClouds, newCost(a), newOrphans(a))
 	add(groupServers, newAdopt(a), newRename(a))

@@ -37,6 +37,10 @@ func dryRunOf(path string) (how dryRunHow, why string) {
 		"cloud snapshot", "cloud gc", "cloud interrupt",
 		"cloud store check", "cloud store repair", "cloud store undelete", "cloud store empty":
 		return dryRunRefused, "it acts on this machine, not through the cloud's API"
+	case "blocks export":
+		return dryRunRefused, "it changes only files of yours"
+	case "blocks import":
+		return dryRunRefused, "what it sends is known once the disk is read"
 	case "context create", "context use", "context rm", "context delete", "ssh-config", "ec2 link", "completion", "man":
 		return dryRunRefused, "it changes only files of yours"
 	}

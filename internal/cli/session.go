@@ -12,6 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/dlm"
+	"github.com/aws/aws-sdk-go-v2/service/ebs"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/rbin"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
@@ -27,6 +28,7 @@ type session struct {
 	context  contexts.Context
 	servers  *server.Manager
 	api      *ec2.Client // what servers is on, for what isn't about servers
+	blocks   *ebs.Client
 	progress *progress
 	local    *localCloud   // nil unless the context is the local one
 	plan     *dryrun.Plan  // nil unless this is a dry run
@@ -64,6 +66,7 @@ func (a *App) openContext(ctx context.Context, c contexts.Context, start bool) (
 		return nil, err
 	}
 	s.api = ec2.NewFromConfig(cfg, func(o *ec2.Options) { o.BaseEndpoint = cfg.BaseEndpoint })
+	s.blocks = newBlocksClient(cfg)
 	conf := a.managerConfig(s, cfg)
 	conf.Regional = func(region string) (*server.Manager, error) {
 		far := e

@@ -239,8 +239,10 @@ func codeKind(code string) Kind {
 		return KindNotFound
 	case "InvalidRequestException":
 		return KindUsage
-	case "LimitExceededException":
+	case "LimitExceededException", "ServiceQuotaExceededException", "ConcurrentLimitExceededException": // the last two are EBS's
 		return KindCapacity
+	case "ConflictException":
+		return KindExists
 	}
 	if strings.HasSuffix(code, ".Duplicate") || strings.HasSuffix(code, ".InUse") {
 		return KindExists
