@@ -240,7 +240,14 @@ func TestCopyOfWhatExpired(t *testing.T) {
 	to, far := serve(t, "far")
 	content := disk()
 	near.Add("snap-a", 1, content)
-	o := blocks.CopyOptions{Snapshot: "snap-a", Journal: filepath.Join(t.TempDir(), "notes"), Options: quick()}
+	for _, token := range []string{"", "stead-test"} {
+		copyOfWhatExpired(t, from, to, far, content, token)
+	}
+}
+
+func copyOfWhatExpired(t *testing.T, from, to blocks.Endpoint, far *blockstest.Endpoint, content map[int32][]byte, token string) {
+	t.Helper()
+	o := blocks.CopyOptions{Snapshot: "snap-a", Token: token, Journal: filepath.Join(t.TempDir(), "notes"), Options: quick()}
 	o.Parallel = 1
 	far.Fault = func(r *http.Request) (int, string) {
 		if r.Method == http.MethodPut && strings.HasSuffix(r.URL.Path, "/511") {
@@ -253,7 +260,7 @@ func TestCopyOfWhatExpired(t *testing.T) {
 		t.Fatal("no error")
 	}
 	far.Fault = nil
-	far.Expire("snap-00000000000000001")
+	far.ExpireAll()
 	made, err := blocks.Copy(t.Context(), from, to, o)
 	check(t, err)
 	if !same(far.Get(made.Snapshot).Blocks, content) {
@@ -272,7 +279,7 @@ func TestThrottledBacksOff(t *testing.T) {
 	near.Add("snap-a", 1, content)
 	var calls atomic.Int32
 	far.Fault = func(r *http.Request) (int, string) {
-		if n := calls.Add(1); r.Method == http.MethodPut && n%9 == 0 {
+		if n := calls.Add(1); r.Method == http.MethodPut && n%25 == 0 {
 			return http.StatusBadRequest, "RequestThrottledException"
 		}
 		return 0, ""

@@ -40,6 +40,8 @@ type journalHead struct {
 	// Token finds the snapshot that was begun, Snapshot is its ID once known.
 	Token    string `json:"token,omitempty"`
 	Snapshot string `json:"snapshot,omitempty"`
+	// Root is the token that the caller gave, from which Token follows.
+	Root string `json:"root,omitempty"`
 }
 
 const (

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -50,7 +51,7 @@ type upload struct {
 func begin(ctx context.Context, to Endpoint, g *gate, o Options, t target, j *journal) (*upload, error) {
 	u := &upload{to: to, gate: g, options: o, target: t, journal: j, meter: newMeter(o.Progress, t.sizeGiB*gib)}
 	head := j.head
-	same := head.About == t.about && head.Token != "" && (t.token == "" || t.token == head.Token)
+	same := head.About == t.about && head.Token != "" && head.Root == t.token
 	if !same && head.Snapshot != "" {
 		u.abandon(ctx, head.Snapshot)
 	}
@@ -66,12 +67,12 @@ func begin(ctx context.Context, to Endpoint, g *gate, o Options, t target, j *jo
 		case ec2types.SnapshotStateCompleted:
 			u.id, u.over = head.Snapshot, true
 			return u, nil
-		default: // gone, or given up: it begins anew
+		default: // gone, or given up: start sees that too, and begins anew
 			same = false
 		}
 	}
 	if !same {
-		head = journalHead{About: t.about, Token: t.token}
+		head = journalHead{About: t.about, Token: t.token, Root: t.token}
 		if head.Token == "" {
 			head.Token = newToken()
 		}
@@ -82,8 +83,61 @@ func begin(ctx context.Context, to Endpoint, g *gate, o Options, t target, j *jo
 	return u, u.start(ctx)
 }
 
-// start asks for the snapshot. Its token makes asking again find it.
+// start asks for the snapshot. Its token makes asking again find it; one that
+// was spent on a snapshot that is no more makes the next one.
 func (u *upload) start(ctx context.Context) error {
+	for range mostTokens {
+		id, err := u.ask(ctx)
+		if err != nil {
+			return err
+		}
+		head := u.journal.head
+		head.Snapshot = id
+		if err := u.journal.begin(head, true); err != nil {
+			return err
+		}
+		state, err := u.listed(ctx, id)
+		if err != nil {
+			return err
+		}
+		if state == ec2types.SnapshotStatePending || state == ec2types.SnapshotStateCompleted {
+			u.id, u.over = id, state == ec2types.SnapshotStateCompleted
+			return nil
+		}
+		if err := u.journal.begin(journalHead{About: head.About, Token: nextToken(head.Token), Root: u.target.token}, false); err != nil {
+			return err
+		}
+	}
+	return &Error{Op: "start", Resource: "a snapshot in " + u.to.Name, Reason: "each was given up at once", Err: ErrState}
+}
+
+// mostTokens is how many snapshots of one transfer may have been given up.
+const mostTokens = 16
+
+// nextToken follows from a token, so that two runs agree on it.
+func nextToken(token string) string {
+	sum := sha256.Sum256([]byte(token))
+	return "stead-" + hex.EncodeToString(sum[:16])
+}
+
+// listedWithin is how long a snapshot may be unknown after it was started.
+const listedWithin = 10 * time.Second
+
+// listed looks at a snapshot that was just started, or long ago.
+func (u *upload) listed(ctx context.Context, id string) (ec2types.SnapshotState, error) {
+	for began := time.Now(); ; {
+		state, _, err := stateOf(ctx, u.to, id)
+		if err != nil || state != "" || time.Since(began) > listedWithin {
+			return state, err
+		}
+		if err := pause(ctx, u.options.Poll); err != nil {
+			return "", err
+		}
+	}
+}
+
+// ask sends the call, and returns the snapshot's ID.
+func (u *upload) ask(ctx context.Context) (string, error) {
 	in := &ebs.StartSnapshotInput{VolumeSize: &u.target.sizeGiB, ClientToken: &u.journal.head.Token, Timeout: aws.Int32(pendingMinutes)}
 	if u.target.description != "" {
 		in.Description = &u.target.description
@@ -96,20 +150,12 @@ func (u *upload) start(ctx context.Context) error {
 	}
 	out, err := u.to.Blocks.StartSnapshot(ctx, in, u.gate.retryer)
 	if err != nil {
-		return startError(err, u.to, u.target)
+		return "", startError(err, u.to, u.target)
 	}
 	if size := aws.ToInt32(out.BlockSize); size != 0 && size != Size {
-		return fmt.Errorf("%w: blocks of %d bytes", ErrFormat, size)
+		return "", fmt.Errorf("%w: blocks of %d bytes", ErrFormat, size)
 	}
-	u.id = aws.ToString(out.SnapshotId)
-	head := u.journal.head
-	head.Snapshot = u.id
-	if err := u.journal.begin(head, true); err != nil {
-		return err
-	}
-	state, _, err := stateOf(ctx, u.to, u.id)
-	u.over = state == ec2types.SnapshotStateCompleted
-	return err
+	return aws.ToString(out.SnapshotId), nil
 }
 
 // startError says what can be done where a snapshot is refused.
@@ -237,6 +283,7 @@ func newToken() string {
 
 // meter counts what is done and tells of it, not too often.
 type meter struct {
+	mu            sync.Mutex // one at a time is told
 	tell          func(Progress)
 	size          int64
 	at            atomic.Int64
@@ -267,6 +314,8 @@ func (m *meter) done(index int32, moved bool) {
 }
 
 func (m *meter) say() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.tell(Progress{At: min(m.at.Load(), m.size), Size: m.size, Moved: m.moved.Load(), Reused: m.reused.Load()})
 }
 

@@ -33,6 +33,8 @@ type Endpoint struct {
 	// returns its ID: for tests whose EC2 is another's. Otherwise Endpoint
 	// itself is the EC2 that knows of it.
 	New func(sizeGiB int64, tags map[string]string, description string) (string, error)
+	// Find, when set, returns a completed snapshot that Endpoint doesn't know.
+	Find func(id string) *Snapshot
 	// Fault, when set, is asked before each call; an answer other than zero is
 	// the status that it fails with.
 	Fault func(r *http.Request) (status int, code string)
@@ -101,11 +103,15 @@ func (e *Endpoint) Pending() int {
 	return n
 }
 
-// Expire gives a pending snapshot up, as an endpoint does after a while.
-func (e *Endpoint) Expire(id string) {
+// ExpireAll gives the pending snapshots up, as an endpoint does after a while.
+func (e *Endpoint) ExpireAll() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.snaps[id].State = "error"
+	for _, s := range e.snaps {
+		if s.State == "pending" {
+			s.State = "error"
+		}
+	}
 }
 
 func (e *Endpoint) init() {
@@ -188,6 +194,9 @@ func (e *Endpoint) called(action string) func() {
 
 func (e *Endpoint) readable(id string) (*Snapshot, *failure) {
 	s := e.snaps[id]
+	if s == nil && e.Find != nil {
+		return e.Find(id), nil
+	}
 	if s == nil || s.State != "completed" {
 		return nil, notFound(id)
 	}
