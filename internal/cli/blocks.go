@@ -2,8 +2,8 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -57,49 +57,14 @@ func newBlocksClient(cfg aws.Config) *ebs.Client {
 	return ebs.NewFromConfig(cfg, func(o *ebs.Options) { o.BaseEndpoint = cfg.BaseEndpoint })
 }
 
-// blocksError makes an error of a transfer one of the tool's own.
-func blocksError(err error) error {
-	var e *blocks.Error
-	if !errors.As(err, &e) {
-		return err
-	}
-	made := &server.Error{Op: e.Op, Resource: e.Resource, Reason: e.Reason, Remedy: e.Remedy, Code: server.KindOf(e.Err), Err: e.Err}
-	for _, k := range []struct {
-		err  error
-		kind server.Kind
-	}{
-		{blocks.ErrUsage, server.KindUsage},
-		{blocks.ErrFormat, server.KindUsage},
-		{blocks.ErrExists, server.KindExists},
-		{blocks.ErrState, server.KindExists},
-		{blocks.ErrCorrupt, server.KindFailed},
-		{blocks.ErrChanged, server.KindFailed},
-	} {
-		if errors.Is(e.Err, k.err) {
-			made.Code = k.kind
-			if e.Reason != "" && e.Err == k.err { //nolint:errorlint // the reason says it better, unless there is more to the cause
-				made.Err = nil
-			}
-		}
-	}
-	if made.Remedy == "" {
-		made.Remedy = blocksRemedy(made.Code)
-	}
-	return made
-}
-
-// blocksRemedy is the advice that a kind of failure alone allows.
-func blocksRemedy(kind server.Kind) string {
-	switch kind {
-	case server.KindNotFound:
-		return "stead snapshots, for those that are complete"
-	case server.KindUnsupported:
-		return "use a context whose endpoint has the EBS direct APIs: the local cloud or AWS"
-	case server.KindFailed:
-		return "the same command again: it goes on from there"
-	default:
+// journals is the folder for the notes of copies between clouds, "" where none
+// can be made: they can be done without.
+func (a *App) journals() string {
+	dir, err := a.cacheDir()
+	if err != nil {
 		return ""
 	}
+	return filepath.Join(dir, "copies")
 }
 
 // tagFlags reads KEY=VALUE pairs.
@@ -117,7 +82,7 @@ func tagFlags(list []string) (map[string]string, error) {
 
 // runBlocks shows a transfer as one step.
 func (s *session) runBlocks(ctx context.Context, step string, fn func(context.Context) error) error {
-	return s.progress.run(step, func() error { return blocksError(fn(ctx)) })
+	return s.progress.run(step, func() error { return server.BlocksError(fn(ctx)) })
 }
 
 // movedText tells how much of a snapshot was moved.

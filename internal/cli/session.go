@@ -50,7 +50,12 @@ func (a *App) open(ctx context.Context) (*session, error) {
 }
 
 func (a *App) openContext(ctx context.Context, c contexts.Context, start bool) (*session, error) {
-	s := &session{context: c, progress: a.newProgress(), plan: a.plan}
+	return a.openShown(ctx, c, start, a.newProgress())
+}
+
+// openShown is openContext with a progress that others show theirs on too.
+func (a *App) openShown(ctx context.Context, c contexts.Context, start bool, p *progress) (*session, error) {
+	s := &session{context: c, progress: p, plan: a.plan}
 	e := endpoint{context: c}
 	if c.Kind == contexts.KindLocal {
 		var err error
@@ -111,7 +116,8 @@ func (a *App) managerConfig(s *session, cfg aws.Config) server.Config {
 		DLM:    dlm.NewFromConfig(cfg, func(o *dlm.Options) { o.BaseEndpoint = cfg.BaseEndpoint }),
 		RBin:   rbin.NewFromConfig(cfg, func(o *rbin.Options) { o.BaseEndpoint = cfg.BaseEndpoint }),
 		STS:    sts.NewFromConfig(cfg, func(o *sts.Options) { o.BaseEndpoint = cfg.BaseEndpoint }),
-		Region: cfg.Region,
+		Region: cfg.Region, Name: s.context.Name,
+		Blocks: newBlocksClient(cfg), Journals: a.journals(),
 		Local:  s.local != nil,
 		Log:    a.log(),
 		Notify: s.progress.event,

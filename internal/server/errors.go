@@ -10,6 +10,8 @@ import (
 
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/smithy-go"
+
+	"github.com/steadcloud/stead/internal/blocks"
 )
 
 // Kind is what sort of failure an Error is, for exit codes and remedies.
@@ -118,6 +120,49 @@ func wrap(op, resource string, err error) error {
 	}
 	kind := classify(err)
 	return &Error{Op: op, Resource: resource, Code: kind, Remedy: cmp.Or(remedyFor(kind), codeRemedy(err)), Err: err}
+}
+
+// BlocksError makes an error of a transfer of blocks one of this package.
+func BlocksError(err error) error {
+	var e *blocks.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	made := &Error{Op: e.Op, Resource: e.Resource, Reason: e.Reason, Remedy: e.Remedy, Code: KindOf(e.Err), Err: e.Err}
+	for _, k := range []struct {
+		err  error
+		kind Kind
+	}{
+		{blocks.ErrUsage, KindUsage},
+		{blocks.ErrFormat, KindUsage},
+		{blocks.ErrExists, KindExists},
+		{blocks.ErrState, KindExists},
+		{blocks.ErrCorrupt, KindFailed},
+		{blocks.ErrChanged, KindFailed},
+	} {
+		if errors.Is(e.Err, k.err) {
+			made.Code = k.kind
+			if e.Reason != "" && e.Err == k.err { //nolint:errorlint // unless there is more to the cause, the reason says it better
+				made.Err = nil
+			}
+		}
+	}
+	made.Remedy = cmp.Or(made.Remedy, blocksRemedy(made.Code))
+	return made
+}
+
+// blocksRemedy is the advice that a kind of failure alone allows.
+func blocksRemedy(kind Kind) string {
+	switch kind {
+	case KindNotFound:
+		return "stead snapshots, for those that are complete"
+	case KindUnsupported:
+		return "use a context whose endpoint has the EBS direct APIs: the local cloud or AWS"
+	case KindFailed:
+		return "the same command again: it goes on from there"
+	default:
+		return remedyFor(kind)
+	}
 }
 
 // Remedy is what mends err: the outermost *Error that says so, else what EC2's

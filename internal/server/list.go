@@ -245,6 +245,9 @@ func (w *world) warnings(s *Server) []string {
 		was := tagOf(root.Tags, tagRenaming)
 		add("its renaming isn't finished: run `stead rename %s %s` again", was, w.name)
 	}
+	if to := w.movedTo(); to != "" {
+		add("it has gone to context %s: when you are sure, `stead move %s --to %s --release` deletes what is here", to, w.name, to)
+	}
 	if w.cutOff() {
 		add("its spot capacity was taken back: EC2 starts it again when there is some, or `stead rescue %s` brings it back at once", w.name)
 	}

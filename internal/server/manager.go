@@ -6,6 +6,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/steadcloud/stead/internal/blocks"
 	"github.com/steadcloud/stead/internal/price"
 )
 
@@ -17,6 +18,14 @@ type Config struct {
 	RBin   RBin // nil: there is no recycle bin
 	STS    STS  // nil: the role of a schedule must be named
 	Region string
+	// Blocks are the EBS direct APIs. nil: a server can't go to another cloud,
+	// or come from one.
+	Blocks blocks.API
+	// Name is that of the context, which tells clouds apart.
+	Name string
+	// Journals is a folder for notes by which copies between clouds go on where
+	// they were cut off. "": they begin anew then.
+	Journals string
 	// Prices are those that the endpoint charges. nil: it charges nothing, or
 	// nobody knows what.
 	Prices *price.Book
@@ -68,6 +77,9 @@ type Manager struct {
 	rbin         RBin
 	sts          STS
 	region       string
+	blocks       blocks.API
+	name         string
+	journals     string
 	prices       *price.Book
 	local        bool
 	log          *slog.Logger
@@ -86,6 +98,7 @@ type Manager struct {
 func New(cfg Config) *Manager {
 	m := &Manager{
 		ec2: cfg.EC2, ssm: cfg.SSM, dlm: cfg.DLM, rbin: cfg.RBin, sts: cfg.STS, region: cfg.Region, prices: cfg.Prices, local: cfg.Local,
+		blocks: cfg.Blocks, name: cfg.Name, journals: cfg.Journals,
 		log: cfg.Log, notify: cfg.Notify, now: cfg.Now, guest: cfg.Guest, dial: cfg.Dial, regional: cfg.Regional,
 		pollMin:      orDuration(cfg.PollMin, 100*time.Millisecond),
 		pollMax:      orDuration(cfg.PollMax, 3*time.Second),

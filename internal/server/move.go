@@ -15,18 +15,27 @@ type MoveOptions struct {
 	Zone string // another zone of this region, or one of Region
 	// Region is another region of the same cloud.
 	Region string
-	Type   string // "" means the recorded one
-	// Release deletes the old disks of a move that is done; with Region, all
-	// that the server has left in this one.
+	// To is another cloud, by the name of its context, and There its Manager.
+	To    string
+	There *Manager
+	Type  string // "" means the recorded one
+	// Release deletes the old disks of a move that is done; with Region or To,
+	// all that the server has left here.
 	Release bool
 	Wait    WaitFor
 }
+
+// leaves tells a move after which all that is here is left behind.
+func (o *MoveOptions) leaves() bool { return o.Region != "" || o.There != nil }
 
 // MoveResult is a server that has moved.
 type MoveResult struct {
 	Server *Server `json:"server"`
 	Set    string  `json:"set,omitempty"`  // that the new disks were made of
-	From   string  `json:"from,omitempty"` // the region that it left
+	From   string  `json:"from,omitempty"` // the region or the context that it left
+	// Downtime is for how long it was stopped, in seconds; zero where another
+	// run of the command has brought it there.
+	Downtime float64 `json:"downtime_seconds,omitempty"`
 	// Source are the old disks, which stay until they are released, and
 	// Released those that are deleted.
 	Source   []Disk `json:"source"`
@@ -52,16 +61,17 @@ func (m *Manager) move(ctx context.Context, name string, o MoveOptions) (*MoveRe
 	if err != nil {
 		return nil, err
 	}
-	if w.empty() && (o.Region == "" || !o.Release) { // a release may be over but for its answer
+	if w.empty() && !(o.leaves() && o.Release) { // a release may be over but for its answer
 		return nil, &Error{Code: KindNotFound, Reason: "there is no such server", Remedy: "stead ls"}
 	}
-	if o.Region != "" {
+	switch {
+	case o.There != nil:
+		return m.moveContext(ctx, w, o)
+	case o.Region != "":
 		return m.moveRegion(ctx, w, o)
-	}
-	if o.Release {
+	case o.Release:
 		return m.release(ctx, w)
-	}
-	if o.Zone == "" {
+	case o.Zone == "":
 		return nil, &Error{Code: KindUsage, Reason: "no zone is named", Remedy: "stead move " + name + " --zone ZONE"}
 	}
 	// A launch in the zone, finished or not, is this move's own end.
@@ -144,13 +154,13 @@ func (m *Manager) moved(ctx context.Context, name, set string) (*MoveResult, err
 // another zone, or, with Region, all that the server has in this one.
 func (m *Manager) MoveLeft(ctx context.Context, name string, o MoveOptions) ([]Disk, error) {
 	w, err := m.world(ctx, "move", name)
-	if KindOf(err) == KindNotFound && o.Region != "" {
+	if KindOf(err) == KindNotFound && o.leaves() {
 		return nil, nil // a release that is over but for its answer
 	}
 	if err != nil {
 		return nil, err
 	}
-	if o.Region != "" {
+	if o.leaves() {
 		return w.leftHere(), nil
 	}
 	left := []Disk{}

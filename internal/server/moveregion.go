@@ -13,6 +13,24 @@ import (
 // moveSetPrefix begins the IDs of the sets that a server leaves a region by.
 const moveSetPrefix = "move"
 
+// destination is where a server goes when it leaves its region: another one, or
+// the cloud of another context.
+type destination struct {
+	m    *Manager
+	from string // "region eu-central-1"
+	noun string // "region eu-west-1", "context lab"
+	flag string // "--region eu-west-1", "--to lab"
+	// copy brings the snapshots of a set there.
+	copy func(ctx context.Context, name, set string) error
+	// kernels are those to boot by there, where they have other IDs than here.
+	kernels map[string]string
+}
+
+// place is the name alone of what the server leaves.
+func (d *destination) place() string { return lastWord(d.from) }
+
+func lastWord(s string) string { return s[strings.LastIndexByte(s, ' ')+1:] }
+
 // moveRegion brings a server to another region, or, with Release, deletes what
 // it has left behind here.
 //
@@ -27,36 +45,47 @@ func (m *Manager) moveRegion(ctx context.Context, w *world, o MoveOptions) (*Mov
 	if err != nil {
 		return nil, err
 	}
+	d := &destination{m: there, from: "region " + m.region, noun: "region " + o.Region, flag: "--region " + o.Region}
+	d.copy = func(ctx context.Context, name, set string) error { return m.copySet(ctx, there, name, set) }
 	away, err := there.ashore(ctx, w.name)
 	if err != nil {
 		return nil, err
 	}
 	if o.Release {
-		return m.releaseHere(ctx, there, w, away)
+		return m.releaseHere(ctx, d, w, away)
 	}
-	zone, err := m.checkRegion(ctx, there, w, away, o)
+	zone, err := m.checkThere(ctx, d, w, away, o)
 	if err != nil {
 		return nil, err
 	}
-	if w, err = m.atRest(ctx, w); err != nil {
+	if err := there.checkKernels(ctx, machineFacts(w.facts(), RescueOptions{Type: o.Type}), o.Region); err != nil {
 		return nil, err
 	}
-	id, err := m.takeLast(ctx, w, w.lastSetID(moveSetPrefix), "before move to "+o.Region)
+	return m.moveTo(ctx, d, w, away, zone, o)
+}
+
+// moveTo brings a server that can run there to its destination.
+func (m *Manager) moveTo(ctx context.Context, d *destination, w, away *world, zone string, o MoveOptions) (*MoveResult, error) {
+	w, err := m.atRest(ctx, w)
 	if err != nil {
 		return nil, err
 	}
-	if err := away.comesOf(id, m.region, o.Region); err != nil {
+	id, err := m.takeLast(ctx, w, w.lastSetID(moveSetPrefix), "before move to "+lastWord(d.noun))
+	if err != nil {
 		return nil, err
 	}
-	if err := m.copySet(ctx, there, w.name, id); err != nil {
+	if err := away.comesOf(id, d); err != nil {
+		return nil, err
+	}
+	if err := d.copy(ctx, w.name, id); err != nil {
 		return nil, err
 	}
 	if away.instance == nil || hasTag(away.instance.Tags, tagStep) {
-		if _, err := there.rescue(ctx, w.name, RescueOptions{By: RescueSnapshot, Set: id, Zone: zone, Type: o.Type, Wait: o.Wait}); err != nil {
+		if _, err := d.m.rescue(ctx, w.name, RescueOptions{By: RescueSnapshot, Set: id, Zone: zone, Type: o.Type, Wait: o.Wait}); err != nil {
 			return nil, err
 		}
 	}
-	return m.arrived(ctx, there, w, id)
+	return m.arrived(ctx, d, w, id)
 }
 
 // elsewhere returns the Manager of another region.
@@ -70,9 +99,9 @@ func (m *Manager) elsewhere(name, region string) (*Manager, error) {
 	return m.regional(region)
 }
 
-// checkRegion tells whether a server can go to another region, before
-// anything is changed, and in which of its zones it will be.
-func (m *Manager) checkRegion(ctx context.Context, there *Manager, w, away *world, o MoveOptions) (string, error) {
+// checkThere tells whether a server can leave for another region or cloud,
+// before anything is changed, and in which of its zones it will be.
+func (m *Manager) checkThere(ctx context.Context, d *destination, w, away *world, o MoveOptions) (string, error) {
 	if err := w.mayEnd("move"); err != nil {
 		return "", err
 	}
@@ -84,26 +113,23 @@ func (m *Manager) checkRegion(ctx context.Context, there *Manager, w, away *worl
 	}
 	ofMove := away.instance != nil && strings.HasPrefix(tagOf(away.instance.Tags, tagSet), moveSetPrefix+"-")
 	if !away.empty() && !ofMove || away.standIn != nil {
-		return "", taken(w.name, o.Region)
+		return "", taken(w.name, d)
 	}
 	f := machineFacts(w.facts(), RescueOptions{Type: o.Type})
-	if err := there.checkType(ctx, f, f.Type); err != nil {
-		return "", err
-	}
-	if err := there.checkKernels(ctx, f, o.Region); err != nil {
+	if err := d.m.checkType(ctx, f, f.Type); err != nil {
 		return "", err
 	}
 	if away.instance != nil {
 		return zoneOf(away.instance), nil
 	}
-	zones := there.otherZones(ctx, "")
+	zones := d.m.otherZones(ctx, "")
 	switch {
 	case len(zones) == 0:
-		return "", &Error{Code: KindNotFound, Reason: "region " + o.Region + " has no zone that is available", Remedy: "name another --region"}
+		return "", &Error{Code: KindNotFound, Reason: d.noun + " has no zone that is available", Remedy: "go elsewhere, or later"}
 	case o.Zone == "":
 		return zones[0], nil
 	case !slices.Contains(zones, o.Zone):
-		return "", &Error{Code: KindNotFound, Reason: "there is no zone " + o.Zone + " in " + o.Region, Remedy: "--zone " + strings.Join(zones, "|")}
+		return "", &Error{Code: KindNotFound, Reason: "there is no zone " + o.Zone + " in " + d.noun, Remedy: "--zone " + strings.Join(zones, "|")}
 	}
 	return o.Zone, nil
 }
@@ -129,24 +155,24 @@ func (m *Manager) checkKernels(ctx context.Context, f facts, region string) erro
 	return nil
 }
 
-func taken(name, region string) *Error {
-	return &Error{Code: KindExists, Reason: "region " + region + " has another server of that name", Remedy: "stead rename " + name + " NEW, on either side"}
+func taken(name string, d *destination) *Error {
+	return &Error{Code: KindExists, Reason: d.noun + " has another server of that name", Remedy: "stead rename " + name + " NEW, on either side"}
 }
 
-// comesOf tells whether what is in the region that a server goes to, if
-// anything, was made of the set.
-func (w *world) comesOf(set, from, to string) error {
+// comesOf tells whether what is where a server goes to, if anything, was made of
+// the set.
+func (w *world) comesOf(set string, d *destination) error {
 	if w.instance == nil || tagOf(w.instance.Tags, tagSet) == set {
 		return nil
 	}
 	if strings.HasPrefix(tagOf(w.instance.Tags, tagSet), moveSetPrefix+"-") {
 		return &Error{
 			Code:   KindExists,
-			Reason: "there is one that an earlier move made, and this one in " + from + " has run since, or its disks have changed",
-			Remedy: "look at both, and stead purge " + w.name + " in the region where it isn't wanted",
+			Reason: "there is one that an earlier move made, and this one in " + d.from + " has run since, or its disks have changed",
+			Remedy: "look at both, and stead purge " + w.name + " where it isn't wanted",
 		}
 	}
-	return taken(w.name, to)
+	return taken(w.name, d)
 }
 
 // copySet copies the snapshots of a set to another region, with what they say
@@ -191,9 +217,10 @@ func abroad(tags []types.Tag) tagMap {
 	return t
 }
 
-// arrived gives a server that runs in another region an address there, if it
-// has one here, and tells what the move has come to.
-func (m *Manager) arrived(ctx context.Context, there *Manager, w *world, set string) (*MoveResult, error) {
+// arrived gives a server that runs elsewhere an address there, if it has one
+// here, and tells what the move has come to.
+func (m *Manager) arrived(ctx context.Context, d *destination, w *world, set string) (*MoveResult, error) {
+	there := d.m
 	away, err := there.world(ctx, "move", w.name)
 	if err != nil {
 		return nil, err
@@ -207,21 +234,20 @@ func (m *Manager) arrived(ctx context.Context, there *Manager, w *world, set str
 	if err != nil {
 		return nil, err
 	}
-	r.From, r.Source = m.region, w.leftHere()
+	r.From, r.Source = d.place(), w.leftHere()
 	return r, nil
 }
 
-// releaseHere deletes what a server that has moved to another region left in
-// this one: instance, disks, address and group. The snapshots stay. It must
+// releaseHere deletes what a server that has moved elsewhere left here: instance, disks, address and group. The snapshots stay. It must
 // run there, made of the last set of what is here; which is marked with it, so
 // that repeating goes on without what is gone already.
-func (m *Manager) releaseHere(ctx context.Context, there *Manager, w, away *world) (*MoveResult, error) {
+func (m *Manager) releaseHere(ctx context.Context, d *destination, w, away *world) (*MoveResult, error) {
 	set := ""
 	if away.instance != nil {
 		set = tagOf(away.instance.Tags, tagSet)
 	}
 	if stateOf(away.instance) != types.InstanceStateNameRunning || hasTag(away.instance.Tags, tagStep) || !strings.HasPrefix(set, moveSetPrefix+"-") {
-		return nil, &Error{Code: KindExists, Reason: "it doesn't run in " + there.region + " yet", Remedy: "stead move " + w.name + " --region " + there.region}
+		return nil, &Error{Code: KindExists, Reason: "it doesn't run in " + d.noun + " yet", Remedy: "stead move " + w.name + " " + d.flag}
 	}
 	left := w.leftHere()
 	if !w.empty() || len(w.superseded) > 0 {
@@ -232,16 +258,16 @@ func (m *Manager) releaseHere(ctx context.Context, there *Manager, w, away *worl
 			return nil, err
 		}
 	}
-	r, err := there.moved(ctx, w.name, set)
+	r, err := d.m.moved(ctx, w.name, set)
 	if err != nil {
 		return nil, err
 	}
-	r.From, r.Source, r.Released = m.region, []Disk{}, left
+	r.From, r.Source, r.Released = d.place(), []Disk{}, left
 	return r, nil
 }
 
 // markMoved marks disks as ready to go, unless it can be seen that the set that
-// the other region's are made of lacks something of them. What can't be seen, a
+// those elsewhere are made of lacks something of them. What can't be seen, a
 // purge takes another last set for.
 func (m *Manager) markMoved(ctx context.Context, w *world, set string) error {
 	tapes, err := m.setSnapshots(ctx, w.name, set)

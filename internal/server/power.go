@@ -78,6 +78,9 @@ func (m *Manager) Start(ctx context.Context, name string, wait WaitFor) (*Server
 		if err := m.unmarkPurge(ctx, w); err != nil {
 			return nil, wrap("start", "server "+name, err)
 		}
+		if err := m.unmarkMoved(ctx, w); err != nil {
+			return nil, wrap("start", "server "+name, err)
+		}
 		if err := m.startInstance(ctx, id); err != nil {
 			return nil, wrap("start", "server "+name, m.roomElsewhere(ctx, w, err))
 		}

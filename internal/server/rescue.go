@@ -32,6 +32,9 @@ func (m *Manager) rescue(ctx context.Context, name string, o RescueOptions) (*Re
 	if err := m.unmarkPurge(ctx, w); err != nil {
 		return nil, err
 	}
+	if err := m.unmarkMoved(ctx, w); err != nil {
+		return nil, err
+	}
 	m.notify(Event{State: StepDone, Step: "rescue by " + string(p.By), Resource: name, Detail: p.Why})
 	had := w.facts().PrivateIP
 	r, err := m.rescueBy(ctx, w, p, o)

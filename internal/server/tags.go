@@ -24,6 +24,10 @@ const (
 	tagDevice       = "stead:device"
 	tagSupersededBy = "stead:superseded-by"
 	tagDetachedFrom = "stead:detached-from"
+	// tagCopyOf is what a snapshot that came of another cloud is a copy of,
+	// tagMovedTo the context that a server has gone to.
+	tagCopyOf  = "stead:copy-of"
+	tagMovedTo = "stead:moved-to"
 
 	tagArch      = "stead:arch"
 	tagVirt      = "stead:virtualization"
@@ -262,7 +266,7 @@ func steadTags(tags []types.Tag) tagMap {
 	t := tagsOf(tags)
 	maps.DeleteFunc(t, func(key, _ string) bool {
 		return key != tagName && (!strings.HasPrefix(key, "stead:") || key == tagStep || key == tagRenaming ||
-			strings.HasPrefix(key, tagPortPrefix) || key == tagSupersededBy || key == tagDetachedFrom)
+			strings.HasPrefix(key, tagPortPrefix) || key == tagSupersededBy || key == tagDetachedFrom || key == tagCopyOf || key == tagMovedTo)
 	})
 	return t
 }
