@@ -1,6 +1,9 @@
 package blocks
 
-import "errors"
+import (
+	"errors"
+	"io/fs"
+)
 
 // What a transfer may fail of, for errors.Is.
 var (
@@ -36,9 +39,9 @@ func (e *Error) Error() string {
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// named tells the errors of this package, which the reason has said better.
+// named tells errors that the reason has said better.
 func named(err error) bool {
-	for _, known := range []error{ErrUsage, ErrExists, ErrState, ErrFormat, ErrCorrupt, ErrChanged} {
+	for _, known := range []error{ErrUsage, ErrExists, ErrState, ErrFormat, ErrCorrupt, ErrChanged, fs.ErrNotExist} {
 		if err == known { //nolint:errorlint // not one that it wraps
 			return true
 		}

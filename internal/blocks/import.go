@@ -96,7 +96,7 @@ func openDisk(o ImportOptions) (*os.File, error) {
 	}
 	f, err := os.Open(o.Path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, &Error{Op: "import", Resource: o.Path, Reason: "there is no such file", Remedy: "name the file of a disk, or - for a stream", Err: err}
+		return nil, &Error{Op: "import", Resource: o.Path, Reason: "there is no such file", Remedy: "name the file of a disk, or - for a stream", Err: fs.ErrNotExist}
 	}
 	return f, err
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/steadcloud/stead/internal/awscli"
+	"github.com/steadcloud/stead/internal/blocks"
 	"github.com/steadcloud/stead/internal/server"
 )
 
@@ -25,6 +26,7 @@ func sendable() map[string]string {
 	for service, api := range map[string]reflect.Type{
 		"ec2": reflect.TypeFor[server.EC2](), "ssm": reflect.TypeFor[server.SSM](),
 		"dlm": reflect.TypeFor[server.DLM](), "rbin": reflect.TypeFor[server.RBin](), "sts": reflect.TypeFor[server.STS](),
+		"ebs": reflect.TypeFor[blocks.API](),
 	} {
 		for k := range api.NumMethod() {
 			name := api.Method(k).Name
@@ -45,7 +47,11 @@ func TestEveryCallIsMade(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	files = append(files, prices...)
+	direct, err := filepath.Glob("../blocks/*.go") // likewise
+	if err != nil {
+		t.Fatal(err)
+	}
+	files = slices.Concat(files, prices, direct)
 	var code strings.Builder
 	for _, file := range files {
 		text, err := os.ReadFile(file)

@@ -91,6 +91,7 @@ func runScripts(t *testing.T, dir, machines string) {
 			"spoil":     spoil,
 			"serve":     serve,
 			"sums":      sums,
+			"other":     other,
 		},
 	})
 }
@@ -213,6 +214,33 @@ func image(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	ts.Setenv("IMAGE", *made.ImageId)
 	ts.Setenv("SNAPSHOT", *snapshot.SnapshotId)
+}
+
+// other starts a second local cloud, in a folder of its own, and makes it a
+// context: other NAME.
+func other(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: other NAME")
+	}
+	data, own := ts.MkAbs(args[0]+"-data"), ts.Getenv("STEAD_DATA_DIR")
+	ts.Setenv("STEAD_DATA_DIR", data)
+	ts.Check(ts.Exec("stead", "cloud", "start"))
+	ts.Setenv("STEAD_DATA_DIR", own)
+	control, err := cloud.Connect(data)
+	ts.Check(err)
+	ctx := context.Background()
+	ts.Defer(func() {
+		if err := control.Stop(ctx, true); err != nil {
+			ts.Logf("stop the other cloud: %v", err)
+		}
+	})
+	info, err := control.Info(ctx)
+	ts.Check(err)
+	keys, err := control.Credentials(ctx)
+	ts.Check(err)
+	profile := fmt.Sprintf("[%s]\naws_access_key_id = %s\naws_secret_access_key = %s\n", args[0], keys.AccessKeyID, keys.SecretAccessKey)
+	ts.Check(os.WriteFile(ts.Getenv("AWS_SHARED_CREDENTIALS_FILE"), []byte(profile), 0o600))
+	ts.Check(ts.Exec("stead", "context", "create", args[0], "--endpoint-url", info.Endpoint, "--profile", args[0], "--region", info.Region))
 }
 
 // diskImage writes a raw disk that a BIOS would boot from: diskimage FILE.

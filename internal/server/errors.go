@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"io/fs"
 	"net"
 	"net/http"
 	"strings"
@@ -139,6 +140,8 @@ func BlocksError(err error) error {
 		{blocks.ErrState, KindExists},
 		{blocks.ErrCorrupt, KindFailed},
 		{blocks.ErrChanged, KindFailed},
+		{fs.ErrNotExist, KindNotFound},
+		{fs.ErrPermission, KindAuth},
 	} {
 		if errors.Is(e.Err, k.err) {
 			made.Code = k.kind

@@ -62,7 +62,20 @@ func (k *killer) RoundTrip(r *http.Request) (*http.Response, error) {
 	return nil, context.Canceled
 }
 
-func actionOf(r *http.Request) string { return formOf(r).Get("Action") }
+func actionOf(r *http.Request) string {
+	if path, ok := strings.CutPrefix(r.URL.Path, "/snapshots"); ok { // the EBS direct APIs
+		switch {
+		case r.Method == http.MethodPut:
+			return "PutSnapshotBlock"
+		case r.Method == http.MethodPost && path == "":
+			return "StartSnapshot"
+		case r.Method == http.MethodPost:
+			return "CompleteSnapshot"
+		}
+		return ""
+	}
+	return formOf(r).Get("Action")
+}
 
 // formOf reads an EC2 request; another's is empty.
 func formOf(r *http.Request) url.Values {

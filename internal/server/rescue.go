@@ -183,7 +183,7 @@ func (m *Manager) rescueAccess(ctx context.Context, name string, f *facts) (grou
 			return "", err
 		}
 		if !found {
-			m.warn("launch", name, "key pair "+f.KeyName+" is gone; the keys on the disk stay valid")
+			m.warn("launch", name, "key pair "+f.KeyName+" isn't there; the keys on the disk stay valid")
 			f.KeyName = ""
 		}
 	}
