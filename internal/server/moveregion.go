@@ -115,6 +115,9 @@ func (m *Manager) checkThere(ctx context.Context, d *destination, w, away *world
 	if !away.empty() && !ofMove || away.standIn != nil {
 		return "", taken(w.name, d)
 	}
+	if ofMove && isUp(w.instance) { // it was stopped when that was launched
+		return "", ranSince(w.name, d)
+	}
 	f := machineFacts(w.facts(), RescueOptions{Type: o.Type})
 	if err := d.m.checkType(ctx, f, f.Type); err != nil {
 		return "", err
@@ -166,13 +169,17 @@ func (w *world) comesOf(set string, d *destination) error {
 		return nil
 	}
 	if strings.HasPrefix(tagOf(w.instance.Tags, tagSet), moveSetPrefix+"-") {
-		return &Error{
-			Code:   KindExists,
-			Reason: "there is one that an earlier move made, and this one in " + d.from + " has run since, or its disks have changed",
-			Remedy: "look at both, and stead purge " + w.name + " where it isn't wanted",
-		}
+		return ranSince(w.name, d)
 	}
 	return taken(w.name, d)
+}
+
+func ranSince(name string, d *destination) *Error {
+	return &Error{
+		Code:   KindExists,
+		Reason: "there is one that an earlier move made, and this one in " + d.from + " has run since, or its disks have changed",
+		Remedy: "look at both, and stead purge " + name + " where it isn't wanted",
+	}
 }
 
 // copySet copies the snapshots of a set to another region, with what they say
