@@ -108,7 +108,7 @@ func (m *Manager) matchKernels(ctx context.Context, d *destination, f facts) (ma
 		name := aws.ToString(own.Name)
 		none.Reason = "it boots by " + id + " (" + name + "), which " + d.noun + " doesn't have"
 		if strings.HasPrefix(name, "stead-kernel-") {
-			none.Remedy = "stead --context " + lastWord(d.noun) + " image build tiny, where that is a local cloud"
+			none.Remedy = "stead image build tiny, where the cloud of " + d.noun + " runs"
 		}
 		out, err := d.m.ec2.DescribeImages(ctx, &ec2.DescribeImagesInput{Filters: []types.Filter{filter("name", name)}})
 		if err != nil {
