@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"iter"
 	"os"
+	"syscall"
 )
 
 // ImportOptions says what is imported, and as what.
@@ -46,12 +47,16 @@ type Imported struct {
 // Import makes a snapshot of a disk.
 func Import(ctx context.Context, to Endpoint, o ImportOptions) (*Imported, error) {
 	o.Options = o.filled()
-	name := o.Path
-	if o.Reader != nil {
-		name = "the stream"
-	}
 	made, err := importDisk(ctx, to, o)
-	return made, wrap("import", name+" to "+to.Name, err)
+	return made, wrap("import", o.name()+" to "+to.Name, err)
+}
+
+// name is what the disk is called in errors.
+func (o *ImportOptions) name() string {
+	if o.Reader != nil {
+		return "the stream"
+	}
+	return o.Path
 }
 
 func importDisk(ctx context.Context, to Endpoint, o ImportOptions) (*Imported, error) {
@@ -84,7 +89,7 @@ func importDisk(ctx context.Context, to Endpoint, o ImportOptions) (*Imported, e
 
 // notesError says what can be done where no notes can be kept beside the disk.
 func notesError(path string, err error) error {
-	if errors.Is(err, fs.ErrPermission) {
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) {
 		return &Error{Op: "write", Resource: path, Remedy: "import it where it may be written, or as a stream: stead blocks import - < FILE", Err: err}
 	}
 	return err
@@ -125,7 +130,7 @@ func (i *importing) chooseSize(ctx context.Context) error {
 	}
 	i.gib = max(least, i.o.SizeGiB)
 	if i.o.SizeGiB != 0 && i.o.SizeGiB < least {
-		return &Error{Op: "import", Resource: i.file.Name(), Reason: "the disk or its parent is larger than that size", Remedy: "leave --size out", Err: ErrUsage}
+		return &Error{Op: "import", Resource: i.o.name(), Reason: "the disk or its parent is larger than that size", Remedy: "leave --size out", Err: ErrUsage}
 	}
 	return nil
 }
@@ -161,7 +166,7 @@ func (i *importing) send(ctx context.Context) error {
 	}
 	now, err := identity(i.file)
 	if err == nil && now != i.identity {
-		return &Error{Op: "import", Resource: i.file.Name(), Reason: "it changed while it was read", Remedy: "the same command again, when nothing writes to it", Err: ErrChanged}
+		return &Error{Op: "import", Resource: i.o.name(), Reason: "it changed while it was read", Remedy: "the same command again, when nothing writes to it", Err: ErrChanged}
 	}
 	return err
 }

@@ -110,10 +110,11 @@ func (j *journal) load() error {
 		return err
 	}
 	line, rest, ok := bytes.Cut(text, []byte("\n"))
-	if !ok || json.Unmarshal(line, &j.head) != nil || j.head.Version != journalVersion {
-		j.head = journalHead{}
+	var head journalHead
+	if !ok || !understood(line, &head) {
 		return nil
 	}
+	j.head = head
 	for len(rest) >= recordSize {
 		record := rest[:recordSize]
 		if crc32.Checksum(record[:recordSize-4], castagnoli) != binary.BigEndian.Uint32(record[recordSize-4:]) {
@@ -123,6 +124,10 @@ func (j *journal) load() error {
 		rest = rest[recordSize:]
 	}
 	return nil
+}
+
+func understood(line []byte, head *journalHead) bool {
+	return json.Unmarshal(line, head) == nil && head.Version == journalVersion
 }
 
 // begin makes the notes those of the transfer that head names. Whoever has
@@ -144,7 +149,8 @@ func (j *journal) begin(head journalHead, keep bool) error {
 	if err != nil {
 		return err
 	}
-	if err := j.write(f); err == nil {
+	err = j.write(f)
+	if err == nil {
 		err = os.Rename(f.Name(), j.path)
 	}
 	if err != nil {

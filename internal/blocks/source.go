@@ -34,16 +34,15 @@ func openSource(f *os.File, format Format) (source, Format, error) {
 			format = QCOW2
 		}
 	}
-	switch format {
-	case Raw:
-		s, err := openRaw(f)
-		return s, format, err
-	case QCOW2:
+	if _, err := FormatOf(format, ""); err != nil {
+		return nil, "", err
+	}
+	if format == QCOW2 {
 		s, err := openQCOW2(f)
 		return s, format, err
 	}
-	_, err := FormatOf(format, "")
-	return nil, "", err
+	s, err := openRaw(f)
+	return s, format, err
 }
 
 // rawSource is a disk as it is.

@@ -80,7 +80,8 @@ func begin(ctx context.Context, to Endpoint, g *gate, o Options, t target, j *jo
 	if err := j.begin(head, same); err != nil {
 		return nil, err
 	}
-	return u, u.start(ctx)
+	err := u.start(ctx)
+	return u, err
 }
 
 // start asks for the snapshot. Its token makes asking again find it; one that

@@ -150,7 +150,9 @@ func BlocksError(err error) error {
 			}
 		}
 	}
-	made.Remedy = cmp.Or(made.Remedy, blocksRemedy(made.Code))
+	if made.Code != KindNotFound || apiCode(e.Err) != "" { // not where a folder is missing
+		made.Remedy = cmp.Or(made.Remedy, blocksRemedy(made.Code))
+	}
 	return made
 }
 

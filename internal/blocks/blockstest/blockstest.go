@@ -203,11 +203,10 @@ func (e *Endpoint) readable(id string) (*Snapshot, *failure) {
 	return s, nil
 }
 
-func answer(w http.ResponseWriter, status int, v any) *failure {
+func answer(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(v)
-	return nil
 }
 
 func token(id string, index int32) string { return fmt.Sprintf("%s/%d", id, index) }
@@ -248,7 +247,8 @@ func (e *Endpoint) list(w http.ResponseWriter, r *http.Request, id string) *fail
 	for _, index := range some {
 		blocks = append(blocks, map[string]any{"BlockIndex": index, "BlockToken": token(id, index)})
 	}
-	return answer(w, http.StatusOK, listing("Blocks", blocks, s, next))
+	answer(w, http.StatusOK, listing("Blocks", blocks, s, next))
+	return nil
 }
 
 func listing(key string, blocks []map[string]any, s *Snapshot, next string) map[string]any {
@@ -292,22 +292,32 @@ func (e *Endpoint) changed(w http.ResponseWriter, r *http.Request, id string) *f
 		}
 		blocks = append(blocks, b)
 	}
-	return answer(w, http.StatusOK, listing("ChangedBlocks", blocks, second, next))
+	answer(w, http.StatusOK, listing("ChangedBlocks", blocks, second, next))
+	return nil
+}
+
+// indexOf reads a block's index, -1 for what is none.
+func indexOf(s string) int32 {
+	n, err := strconv.ParseInt(s, 10, 32)
+	if err != nil {
+		return -1
+	}
+	return int32(n)
 }
 
 func (e *Endpoint) block(w http.ResponseWriter, r *http.Request, id, at string) *failure {
 	unlock := e.called("GetSnapshotBlock")
 	s, f := e.readable(id)
-	index, _ := strconv.Atoi(at)
+	index := indexOf(at)
 	var data []byte
 	if f == nil {
-		data = s.Blocks[int32(index)]
+		data = s.Blocks[index]
 	}
 	unlock()
 	if f != nil {
 		return f
 	}
-	if r.URL.Query().Get("blockToken") != token(id, int32(index)) || data == nil {
+	if r.URL.Query().Get("blockToken") != token(id, index) || data == nil {
 		return invalid("INVALID_BLOCK_TOKEN", "The block token is invalid.")
 	}
 	sum := sha256.Sum256(data)
@@ -353,7 +363,8 @@ func (e *Endpoint) start(w http.ResponseWriter, body []byte) *failure {
 		s.ID = id
 		e.snaps[id], e.tokens[in.ClientToken] = s, id
 	}
-	return answer(w, http.StatusCreated, map[string]any{"SnapshotId": id, "Status": "pending", "VolumeSize": in.VolumeSize, "BlockSize": BlockSize})
+	answer(w, http.StatusCreated, map[string]any{"SnapshotId": id, "Status": "pending", "VolumeSize": in.VolumeSize, "BlockSize": BlockSize})
+	return nil
 }
 
 func (e *Endpoint) put(w http.ResponseWriter, r *http.Request, id, at string, body []byte) *failure {
@@ -361,7 +372,7 @@ func (e *Endpoint) put(w http.ResponseWriter, r *http.Request, id, at string, bo
 	checksum := base64.StdEncoding.EncodeToString(sum[:])
 	defer e.called("PutSnapshotBlock")()
 	s := e.snaps[id]
-	index, err := strconv.Atoi(at)
+	index := indexOf(at)
 	switch {
 	case s == nil || s.State != "pending":
 		return notFound(id)
@@ -369,18 +380,19 @@ func (e *Endpoint) put(w http.ResponseWriter, r *http.Request, id, at string, bo
 		return invalid("INVALID_BLOCK", "The block has another size.")
 	case r.Header.Get("X-Amz-Checksum") != checksum || r.Header.Get("X-Amz-Checksum-Algorithm") != "SHA256":
 		return invalid("INVALID_BLOCK", "The checksum is another.")
-	case err != nil || index < 0 || int64(index) >= s.SizeGiB<<30/BlockSize:
+	case index < 0 || int64(index) >= s.SizeGiB<<30/BlockSize:
 		return invalid("INVALID_BLOCK", "There is no such block.")
 	}
-	s.put[int32(index)] = sum
+	s.put[index] = sum
 	if strings.Trim(string(body), "\x00") == "" {
-		delete(s.Blocks, int32(index))
+		delete(s.Blocks, index)
 	} else {
-		s.Blocks[int32(index)] = body
+		s.Blocks[index] = body
 	}
 	w.Header().Set("X-Amz-Checksum", checksum)
 	w.Header().Set("X-Amz-Checksum-Algorithm", "SHA256")
-	return answer(w, http.StatusCreated, map[string]any{})
+	answer(w, http.StatusCreated, map[string]any{})
+	return nil
 }
 
 func (e *Endpoint) complete(w http.ResponseWriter, r *http.Request, id string) *failure {
@@ -401,7 +413,8 @@ func (e *Endpoint) complete(w http.ResponseWriter, r *http.Request, id string) *
 		return invalid("INVALID_PARAMETER_VALUE", "The checksum is another.")
 	}
 	s.State, s.done = "completed", time.Now().Add(e.Slow)
-	return answer(w, http.StatusAccepted, map[string]any{"Status": "pending"})
+	answer(w, http.StatusAccepted, map[string]any{"Status": "pending"})
+	return nil
 }
 
 // DescribeSnapshots is EC2's, of one snapshot by its ID.
