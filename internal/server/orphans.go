@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -139,6 +140,8 @@ func (e *estate) unfinished(tags []types.Tag) (reason, finish string) {
 		return "left of a rescue of " + t[tagStandIn] + ", which is gone", ""
 	case t[tagHelper] != "" && t[tagStep] == stepRepair && e.isServer(t[tagHelper]):
 		return "helper of a repair of " + t[tagHelper] + " that isn't finished", "stead repair " + t[tagHelper] + " --finish"
+	case strings.HasPrefix(t[tagStep], movingStep("")):
+		return "copied ahead for a move of " + strings.TrimPrefix(t[tagStep], movingStep("")) + " to here that isn't finished", ""
 	case t[tagHelper] != "":
 		return "left of a helper of " + t[tagHelper], ""
 	case t[tagBuilder] != "":
