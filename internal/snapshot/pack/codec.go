@@ -40,8 +40,8 @@ func (c *codec) pack(buf []byte, i id, kind Kind, data []byte) []byte {
 	framed, packing := c.enc.EncodeAll(data, buf[:blobHeader]), byte(packedZstd)
 	if len(framed)-blobHeader >= len(data)-len(data)/32 {
 		// The gain isn't worth the time to unpack it.
-		framed = append(framed[:blobHeader], data...)
-		packing = packedNot
+		framed, packing = framed[:blobHeader], packedNot
+		framed = append(framed, data...)
 	}
 	frame(framed, i, kind, packing, len(data))
 	return framed
