@@ -52,7 +52,8 @@ func (c *codec) pack(buf []byte, i id, kind Kind, data []byte) []byte {
 func (c *codec) unpack(framed []byte, e entry, buf []byte) (data []byte, wrong string) {
 	switch e.packing {
 	case packedNot:
-		data = append(buf[:0], framed[blobHeader:]...)
+		data = buf[:0]
+		data = append(data, framed[blobHeader:]...)
 	case packedZstd:
 		var err error
 		if data, err = c.dec.DecodeAll(framed[blobHeader:], buf[:0]); err != nil {
