@@ -26,7 +26,7 @@ func (e *Engine) Collect(ctx context.Context) (swept pack.Swept, err error) {
 		return swept, err
 	}
 	defer sweep.Close()
-	m := &marks{e: e, blocks: make(map[Digest]struct{}), seen: make(map[string]struct{})}
+	m := &marks{e: e, blobs: make(map[Digest]struct{}), pages: make(map[Digest]struct{}), seen: make(map[string]struct{})}
 	if err := m.roots(ctx); err != nil {
 		return swept, err
 	}
@@ -38,7 +38,7 @@ func (e *Engine) Collect(ctx context.Context) (swept pack.Swept, err error) {
 	if err := m.roots(ctx); err != nil {
 		return swept, err
 	}
-	swept, err = sweep.Run(ctx, m.blocks)
+	swept, err = sweep.Run(ctx, m.blobs)
 	if err == nil {
 		e.log.Info("collected snapshot blocks", "trashed_bytes", swept.Bytes, "freed_bytes", swept.Freed)
 	}
@@ -58,9 +58,12 @@ func (e *Engine) ExpireTrash(ctx context.Context) (freed int64, err error) {
 
 // marks are the blobs that snapshots need.
 type marks struct {
-	e      *Engine
-	blocks map[Digest]struct{} // and pages
-	seen   map[string]struct{} // roots
+	e     *Engine
+	blobs map[Digest]struct{} // blocks and pages
+	// pages are those whose blocks are marked. A block may have the digest of a
+	// page: it then says nothing of what the page names.
+	pages map[Digest]struct{}
+	seen  map[string]struct{} // roots
 }
 
 // roots marks what the listed snapshots need, but for those seen before.
@@ -110,19 +113,20 @@ func (m *marks) pinned(ctx context.Context) error {
 // with all below it.
 func (m *marks) tree(ctx context.Context, r *root) error {
 	for _, ref := range r.pages {
-		if _, ok := m.blocks[ref.sum]; ok {
+		if _, ok := m.pages[ref.sum]; ok {
 			continue
 		}
 		p, err := m.e.loadPage(ctx, r, ref)
 		if err != nil {
 			return err
 		}
-		m.blocks[ref.sum] = struct{}{}
+		m.blobs[ref.sum] = struct{}{}
 		for n, there := range p.there {
 			if there {
-				m.blocks[p.sums[n]] = struct{}{}
+				m.blobs[p.sums[n]] = struct{}{}
 			}
 		}
+		m.pages[ref.sum] = struct{}{} // now that all below it is marked
 	}
 	return nil
 }

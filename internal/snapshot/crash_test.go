@@ -168,6 +168,49 @@ func TestPowerCut(t *testing.T) {
 	}
 }
 
+// small is a volume of a few bytes.
+type small []byte
+
+func (s small) Size() int64                             { return int64(len(s)) }
+func (s small) ReadAt(p []byte, off int64) (int, error) { return copy(p, s[off:]), nil }
+func (s small) NextData(off int64) (start, end int64, err error) {
+	if off >= s.Size() {
+		return 0, 0, io.EOF
+	}
+	return off, s.Size(), nil
+}
+
+// TestBlockThatLooksLikeAPage makes a volume whose bytes are those of another
+// snapshot's page. What that page names is needed all the same.
+func TestBlockThatLooksLikeAPage(t *testing.T) {
+	e, err := OpenDir(t.Context(), Scratch(t), slog.New(slog.DiscardHandler), WithTrash(-1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = e.Close() })
+	victim := stripes{1, 2, 3}
+	if _, err := e.Create(t.Context(), "victim", victim, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	r, err := e.loadRoot(t.Context(), "victim")
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := e.store.Get(t.Context(), r.pages[0].sum, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Create(t.Context(), "a-double", small(raw), nil, nil); err != nil { // marked first
+		t.Fatal(err)
+	}
+	if _, err := e.Collect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := victim.want(e, "victim"); err != nil {
+		t.Error(err)
+	}
+}
+
 func FuzzRoot(f *testing.F) {
 	r := root{id: "snap-1", volumeSize: 3<<30 + 1, pages: []pageRef{{number: 1, blocks: 7}, {number: 6, blocks: 1}}, short: BlockSize - 1}
 	f.Add(r.encode())
