@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -28,8 +29,10 @@ func TestFullStore(t *testing.T) {
 	f := &fixture{T: t, Store: s}
 	before := noises(0, 5, 3000)
 	f.add(before...)
+	var full atomic.Bool
+	full.Store(true)
 	disk.Before = func(op, _ string) error {
-		if op == "write" {
+		if op == "write" && full.Load() {
 			return syscall.ENOSPC
 		}
 		return nil
@@ -42,7 +45,7 @@ func TestFullStore(t *testing.T) {
 	f.wantErr(u.Flush(t.Context()), objects.ErrNoSpace)
 	u.Close()
 	f.want(before...)
-	disk.Before = nil
+	full.Store(false)
 	f.add(after...)
 	f.want(after...)
 }
