@@ -19,6 +19,8 @@ func (e *Engine) Collect(ctx context.Context) (swept pack.Swept, err error) {
 			err = fmt.Errorf("collect blocks: %w", err)
 		}
 	}()
+	e.trash.Lock()
+	defer e.trash.Unlock()
 	// Before the roots are read: a Create that ends while they are has its
 	// blocks kept by the sweep, one that ended earlier by its root.
 	sweep, err := e.store.BeginSweep(ctx)
@@ -47,12 +49,16 @@ func (e *Engine) Collect(ctx context.Context) (swept pack.Swept, err error) {
 
 // EmptyTrash deletes for good what is in the trash, and returns the bytes freed.
 func (e *Engine) EmptyTrash(ctx context.Context) (freed int64, err error) {
+	e.trash.Lock()
+	defer e.trash.Unlock()
 	return e.store.EmptyTrash(ctx)
 }
 
 // ExpireTrash deletes for good what has been in the trash long enough, and
 // returns the bytes freed. Collect does so, too.
 func (e *Engine) ExpireTrash(ctx context.Context) (freed int64, err error) {
+	e.trash.Lock()
+	defer e.trash.Unlock()
 	return e.store.ExpireTrash(ctx)
 }
 

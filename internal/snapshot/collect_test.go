@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/steadcloud/stead/internal/snapshot"
 	"github.com/steadcloud/stead/internal/snapshot/pack"
@@ -152,4 +153,37 @@ func TestCollectKeepsRunningUpload(t *testing.T) {
 		t.Error("nothing was collected meanwhile")
 	}
 	wantRestored(t, store, "s", volume)
+}
+
+// TestUndeleteRacesCollect deletes a snapshot and brings it back, again and
+// again, while collections run: what is back is whole, and stays so when the
+// trash is emptied.
+func TestUndeleteRacesCollect(t *testing.T) {
+	e := openStore(t, snapshot.Scratch(t), snapshot.WithPackSize(64<<10), snapshot.WithTrash(time.Hour))
+	volume := data(t, 4<<20)
+	snap(t, e, "s", volume)
+	for range 40 {
+		if err := e.Delete(t.Context(), "s"); err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if _, err := e.Collect(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+		wg.Go(func() {
+			if _, err := e.Undelete(t.Context(), "s"); err != nil {
+				t.Error(err)
+			}
+		})
+		wg.Wait()
+		if _, err := e.EmptyTrash(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if t.Failed() {
+			return
+		}
+		wantRestored(t, e, "s", volume)
+	}
 }

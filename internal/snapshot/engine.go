@@ -78,6 +78,11 @@ type Engine struct {
 	workers int
 	pack    pack.Options
 
+	// trash is held by what empties it, fills it, or takes a snapshot out of it:
+	// what comes back is in no list of roots until all of it is there, and
+	// meanwhile a collection's marks know nothing of it.
+	trash sync.Mutex
+
 	mu   sync.Mutex
 	pins map[*pin]struct{}
 }

@@ -47,6 +47,8 @@ func (e *Engine) Undelete(ctx context.Context, id string) (Info, error) {
 }
 
 func (e *Engine) undelete(ctx context.Context, id string) (Info, error) {
+	e.trash.Lock()
+	defer e.trash.Unlock()
 	roots, err := e.store.DeletedRoots(ctx)
 	if err != nil {
 		return Info{}, err
@@ -62,6 +64,7 @@ func (e *Engine) undelete(ctx context.Context, id string) (Info, error) {
 	return Info{}, ErrNotFound
 }
 
+// bringBack takes a snapshot out of the trash. e.trash is held.
 func (e *Engine) bringBack(ctx context.Context, d pack.DeletedRoot) (Info, error) {
 	raw, err := e.store.DeletedRootData(ctx, d)
 	if err != nil {
@@ -71,8 +74,6 @@ func (e *Engine) bringBack(ctx context.Context, d pack.DeletedRoot) (Info, error
 	if err != nil {
 		return Info{}, err
 	}
-	p := e.addPin(r) // what comes back isn't swept again
-	defer e.unpin(p)
 	if err := e.recover(ctx, r); err != nil {
 		return Info{}, err
 	}
