@@ -230,7 +230,7 @@ func (c *Cloud) listInstances(ctx context.Context, ids []string, filters []types
 		}
 		if len(ids) == 0 {
 			var err error
-			views, next, err = readPage(tx, s, limit, token, see)
+			views, next, err = readPage(tx, s, limit, token, filters, see)
 			return err
 		}
 		insts, err := listNamed[state.Instance](tx, s, instanceIDs, ids)

@@ -2,9 +2,11 @@ package cloud
 
 import (
 	"encoding/base64"
+	"slices"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
 	"github.com/steadcloud/stead/internal/state"
 )
@@ -75,11 +77,12 @@ const readAtOnce = 1024
 
 // readPage reads one page of a scope's records from where the one before ended,
 // so that a long list costs its pages and not its length for each. see turns a
-// batch of records into what is listed, leaving out what isn't asked for.
+// batch of records into what is listed, leaving out what isn't asked for;
+// filters are those by which see does so.
 func readPage[T any, P interface {
 	*T
 	record
-}, V record](tx *state.Tx, s state.Scope, limit *int32, token *string, see func([]*T) ([]V, error)) ([]V, *string, error) {
+}, V record](tx *state.Tx, s state.Scope, limit *int32, token *string, filters []types.Filter, see func([]*T) ([]V, error)) ([]V, *string, error) {
 	after, err := readToken(token)
 	if err != nil {
 		return nil, nil, err
@@ -88,13 +91,14 @@ func readPage[T any, P interface {
 	if err != nil {
 		return nil, nil, err
 	}
+	hints := tagHints(filters)
 	batch := 0
 	if n > 0 {
 		batch = max(n+1, readAtOnce)
 	}
 	var page []V
 	for {
-		recs, more, err := state.ListAfter[T, P](tx, s, after, batch)
+		recs, more, err := state.ListAfter[T, P](tx, s, after, batch, hints...)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -113,4 +117,28 @@ func readPage[T any, P interface {
 			return page, nil, nil
 		}
 	}
+}
+
+// unknownRune may stand for bytes that aren't UTF-8, and those are stored in
+// another way than the rune itself.
+const unknownRune = "\uFFFD"
+
+// tagHints spares decoding records without the tags that filters want.
+func tagHints(filters []types.Filter) (hints []state.Hint) {
+	for _, f := range filters {
+		name := aws.ToString(f.Name)
+		if strings.Contains(name, unknownRune) {
+			continue
+		}
+		literal := !slices.ContainsFunc(f.Values, func(v string) bool { return strings.ContainsAny(v, `*?\`+unknownRune) })
+		switch key, byValue := strings.CutPrefix(name, "tag:"); {
+		case byValue && literal:
+			hints = append(hints, state.MayHaveTag(key, f.Values...))
+		case byValue:
+			hints = append(hints, state.MayHaveKey(key))
+		case name == "tag-key" && literal:
+			hints = append(hints, state.MayHaveKey(f.Values...))
+		}
+	}
+	return hints
 }

@@ -154,7 +154,7 @@ func (c *Cloud) DescribeSnapshots(ctx context.Context, in *ec2.DescribeSnapshots
 	var next *string
 	err := c.db.View(func(tx *state.Tx) (err error) {
 		if len(in.SnapshotIds) == 0 {
-			snaps, next, err = readPage(tx, s, in.MaxResults, in.NextToken, see)
+			snaps, next, err = readPage(tx, s, in.MaxResults, in.NextToken, in.Filters, see)
 			return err
 		}
 		for _, id := range in.SnapshotIds {

@@ -256,7 +256,7 @@ func (c *Cloud) listVolumes(ctx context.Context, ids []string, filters []types.F
 	var next *string
 	err := c.db.View(func(tx *state.Tx) (err error) {
 		if len(ids) == 0 {
-			vols, next, err = readPage(tx, from(ctx).Scope, limit, token, func(some []*state.Volume) ([]*state.Volume, error) {
+			vols, next, err = readPage(tx, from(ctx).Scope, limit, token, filters, func(some []*state.Volume) ([]*state.Volume, error) {
 				return filter(some, filters, known)
 			})
 			return err

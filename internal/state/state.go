@@ -211,9 +211,9 @@ func eachScope(tx *Tx, f func(Scope) error) error {
 }
 
 // ListAfter reads records of the type in the scope, ordered by ID, that come
-// after an ID; limit of them, or all when it is 0. more says that there are
-// others.
-func ListAfter[T any, P ptr[T]](tx *Tx, s Scope, after string, limit int) (recs []*T, more bool, err error) {
+// after an ID; limit of them, or all when it is 0. Those that a hint rules out
+// are left out. more says that there are others.
+func ListAfter[T any, P ptr[T]](tx *Tx, s Scope, after string, limit int, hints ...Hint) (recs []*T, more bool, err error) {
 	kind := P(new(T)).Kind()
 	prefix, begin := key(s, kind, ""), key(s, kind, after)
 	c := tx.records.Cursor()
@@ -221,10 +221,13 @@ func ListAfter[T any, P ptr[T]](tx *Tx, s Scope, after string, limit int) (recs 
 		if after != "" && bytes.Equal(k, begin) {
 			continue
 		}
+		rec := new(T)
+		if !passes(v, P(rec), hints) {
+			continue
+		}
 		if limit > 0 && len(recs) == limit {
 			return recs, true, nil
 		}
-		rec := new(T)
 		if err := decode(v, P(rec)); err != nil {
 			return nil, false, fmt.Errorf("read %s: %w", k, err)
 		}
