@@ -52,7 +52,7 @@ func (e *Engine) check(ctx context.Context, readData bool, progress Progress) (r
 	}
 	c := &checker{e: e, report: &report, bad: bad, seen: make(map[Digest]struct{})}
 	for _, name := range names {
-		r, err := e.loadRoot(ctx, name)
+		p, err := e.pin(ctx, name) // else what is collected meanwhile would look like damage
 		switch {
 		case errors.Is(err, ErrNotFound): // deleted since
 		case ctx.Err() != nil:
@@ -61,7 +61,9 @@ func (e *Engine) check(ctx context.Context, readData bool, progress Progress) (r
 			report.Problems = append(report.Problems, Problem{Snapshot: name, Index: -1, Err: err})
 		default:
 			report.Snapshots++
-			if err := c.snapshot(ctx, r); err != nil {
+			err := c.snapshot(ctx, p.root)
+			e.unpin(p)
+			if err != nil {
 				return report, err
 			}
 		}

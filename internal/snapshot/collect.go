@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/steadcloud/stead/internal/snapshot/pack"
 )
@@ -100,15 +102,18 @@ func (m *marks) roots(ctx context.Context) error {
 // pinned marks what is read or built upon now.
 func (m *marks) pinned(ctx context.Context) error {
 	m.e.mu.Lock()
-	var roots []*root
-	for p := range m.e.pins {
-		if p.root != nil {
-			roots = append(roots, p.root)
-		}
-	}
+	pins := slices.Collect(maps.Keys(m.e.pins))
 	m.e.mu.Unlock()
-	for _, r := range roots {
-		if err := m.tree(ctx, r); err != nil {
+	for _, p := range pins {
+		select {
+		case <-p.read:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if p.root == nil { // it couldn't be read
+			continue
+		}
+		if err := m.tree(ctx, p.root); err != nil {
 			return err
 		}
 	}

@@ -13,9 +13,10 @@ var ErrStop = errors.New("stop")
 // Blocks calls fn in order for each block of a snapshot from an index on that
 // isn't zero.
 func (e *Engine) Blocks(ctx context.Context, id string, from int64, fn func(index int64, sum Digest) error) error {
-	r, err := e.loadRoot(ctx, id)
+	p, err := e.pin(ctx, id)
 	if err == nil {
-		err = e.walk(ctx, r, from, fn)
+		defer e.unpin(p)
+		err = e.walk(ctx, p.root, from, fn)
 	}
 	if err != nil && !errors.Is(err, ErrStop) {
 		return fmt.Errorf("list blocks of snapshot %s: %w", id, err)
@@ -27,14 +28,17 @@ func (e *Engine) Blocks(ctx context.Context, id string, from int64, fn func(inde
 // snapshots differ, with its digest in either; zero is a block of zeros. Pages
 // that they share aren't read.
 func (e *Engine) Changed(ctx context.Context, first, second string, from int64, fn func(index int64, a, b Digest) error) error {
-	a, err := e.loadRoot(ctx, first)
+	pa, err := e.pin(ctx, first)
 	if err != nil {
 		return fmt.Errorf("compare snapshot %s: %w", first, err)
 	}
-	b, err := e.loadRoot(ctx, second)
+	defer e.unpin(pa)
+	pb, err := e.pin(ctx, second)
 	if err != nil {
 		return fmt.Errorf("compare snapshot %s: %w", second, err)
 	}
+	defer e.unpin(pb)
+	a, b := pa.root, pb.root
 	for n := from / pageBlocks; n*pageBlocks < max(a.blocks(), b.blocks()); n++ {
 		err := e.changedPage(ctx, a, b, n, from, fn)
 		if errors.Is(err, ErrStop) {
@@ -79,24 +83,29 @@ func (e *Engine) changedPage(ctx context.Context, a, b *root, n, from int64, fn 
 // ReadBlock returns one block of a snapshot, in buf where it fits; nil is a block
 // of zeros, or one past the volume's end.
 func (e *Engine) ReadBlock(ctx context.Context, id string, index int64, buf []byte) ([]byte, error) {
-	r, err := e.loadRoot(ctx, id)
+	p, err := e.pin(ctx, id)
+	if err == nil {
+		defer e.unpin(p)
+		buf, err = e.readBlock(ctx, p.root, index, buf)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read block %d of snapshot %s: %w", index, id, err)
 	}
+	return buf, nil
+}
+
+func (e *Engine) readBlock(ctx context.Context, r *root, index int64, buf []byte) ([]byte, error) {
 	ref, ok := r.page(index / pageBlocks)
 	if !ok || index < 0 {
 		return nil, nil
 	}
 	p, err := e.loadPage(ctx, r, ref)
 	if err != nil {
-		return nil, fmt.Errorf("read block %d of snapshot %s: %w", index, id, err)
+		return nil, err
 	}
-	if at := index % pageBlocks; p.there[at] {
-		data, err := e.fetch(ctx, r, block{index, p.sums[at]}, buf)
-		if err != nil {
-			return nil, fmt.Errorf("read block %d of snapshot %s: %w", index, id, err)
-		}
-		return data, nil
+	at := index % pageBlocks
+	if !p.there[at] {
+		return nil, nil
 	}
-	return nil, nil
+	return e.fetch(ctx, r, block{index, p.sums[at]}, buf)
 }

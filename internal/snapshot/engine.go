@@ -146,28 +146,27 @@ func (e *Engine) Close() error {
 func (e *Engine) Rest() { e.store.Rest() }
 
 // pin keeps a snapshot's blocks from being collected, even if it is deleted.
-type pin struct{ root *root } // nil while it is being read
+type pin struct {
+	root *root         // once it was read
+	read chan struct{} // closed when it was, or couldn't be
+}
 
-// pin reads a snapshot's root and keeps its blocks until unpin.
+// pin reads a snapshot's root and keeps its blocks until unpin. A collection that
+// begins meanwhile waits for the root: it may have been read just before the
+// snapshot was deleted, and then nobody else knows what it needs.
 func (e *Engine) pin(ctx context.Context, id string) (*pin, error) {
-	p := e.addPin(nil)
+	p := &pin{read: make(chan struct{})}
+	defer close(p.read)
+	e.mu.Lock()
+	e.pins[p] = struct{}{}
+	e.mu.Unlock()
 	r, err := e.loadRoot(ctx, id)
 	if err != nil {
 		e.unpin(p)
 		return nil, err
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
 	p.root = r
 	return p, nil
-}
-
-func (e *Engine) addPin(r *root) *pin {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	p := &pin{root: r}
-	e.pins[p] = struct{}{}
-	return p
 }
 
 func (e *Engine) unpin(p *pin) {
