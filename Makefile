@@ -7,7 +7,7 @@ GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.12.2
 VULN     := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 .DEFAULT_GOAL := help
-.PHONY: help build setup demo test unit machine lint generate bench vuln clean
+.PHONY: help build setup demo test unit machine soak lint generate bench vuln clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +30,13 @@ unit: ## Run the tests that boot no machine, with the race detector
 
 machine: ## Run the tests that boot machines
 	scripts/test machine
+
+SOAK_ROUNDS ?= 1000
+
+# Each test of it is in `make test` in short; STEAD_SEED=N repeats an order of steps.
+soak: ## Kill and cut the power SOAK_ROUNDS times while snapshots are made
+	scripts/setup test
+	STEAD_SOAK=$(SOAK_ROUNDS) scripts/test soak
 
 # The cache is the checkout's own: what it keeps names files by their paths.
 lint: export GOLANGCI_LINT_CACHE := $(CURDIR)/bin/cache/lint
