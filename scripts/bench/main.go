@@ -5,8 +5,8 @@
 //
 //	bench [-stead PATH] [-write FILE] [-rounds N] [GROUP...]
 //
-// A group is disk, boot, api, daemon, records or tool; all of them unless some
-// are named. Only what was measured anew is replaced in the file. No number
+// A group is disk, latency, boot, api, daemon, records or tool; all of them unless
+// some are named. Only what was measured anew is replaced in the file. No number
 // makes it fail: a missed target is said, and is for people to judge.
 package main
 
@@ -33,6 +33,7 @@ type group struct {
 func groups() []group {
 	return []group{
 		{"disk", "Disk of a guest", aboutDisk, disk},
+		{"latency", "Writes of a guest during snapshots", aboutLatency, latency},
 		{"boot", "From a command to ssh", aboutBoot, boot},
 		{"api", "API", aboutAPI, api},
 		{"daemon", "Daemon", aboutDaemon, daemon},
@@ -108,7 +109,7 @@ func choose(names []string) ([]group, error) {
 	}
 	for _, name := range names {
 		if !slices.ContainsFunc(all, func(g group) bool { return g.name == name }) {
-			return nil, fmt.Errorf("no group %q: disk, boot, api, daemon, records or tool", name)
+			return nil, fmt.Errorf("no group %q: disk, latency, boot, api, daemon, records or tool", name)
 		}
 	}
 	return slices.DeleteFunc(all, func(g group) bool { return !slices.Contains(names, g.name) }), nil
