@@ -44,7 +44,7 @@ func Ensure(ctx context.Context, o StartOptions) (*Control, error) {
 	for {
 		ended, err := spawn(o)
 		if err != nil {
-			return nil, fmt.Errorf("start the local cloud: %w", err)
+			return nil, err
 		}
 		c, err := waitHealthy(ctx, Dir(dir), ended)
 		if !errors.Is(err, errFreed) {

@@ -160,7 +160,7 @@ func BlocksError(err error) error {
 func blocksRemedy(kind Kind) string {
 	switch kind {
 	case KindNotFound:
-		return "stead snapshots, for those that are complete"
+		return "stead snapshots lists the servers' snapshots, stead orphans the others"
 	case KindUnsupported:
 		return "use a context whose endpoint has the EBS direct APIs: the local cloud or AWS"
 	case KindFailed:
