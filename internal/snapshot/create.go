@@ -18,8 +18,9 @@ import (
 // only the blocks that it names are read, unless its base can't be used; nil
 // reads everything but the holes. A snapshot that exists is returned as it is,
 // without reading src, so that a Create whose answer was lost can be repeated.
-// After an error or a crash there is no snapshot id; a repeated Create finds the
-// blocks that were stored.
+// After an error or a crash there is no snapshot id, or all of it, where only the
+// answer of the last step was lost; a repeated Create finds the blocks that were
+// stored.
 func (e *Engine) Create(ctx context.Context, id string, src Source, since *Since, progress Progress) (Info, error) {
 	info, err := e.create(ctx, id, src, since, progress)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/steadcloud/stead/internal/snapshot/objects"
 	"github.com/steadcloud/stead/internal/snapshot/pack"
 )
 
@@ -25,6 +26,9 @@ func (e *Engine) Deleted(ctx context.Context) ([]Deleted, error) {
 	var list []Deleted
 	for _, d := range roots {
 		raw, err := e.store.DeletedRootData(ctx, d)
+		if errors.Is(err, objects.ErrNotFound) || errors.Is(err, objects.ErrDamaged) {
+			continue // it came back or was deleted for good just now; or is unreadable
+		}
 		if err != nil {
 			return nil, fmt.Errorf("list deleted snapshots: %w", err)
 		}

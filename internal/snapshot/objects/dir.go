@@ -165,9 +165,13 @@ func (d *Dir) create(name string, data []byte) error {
 }
 
 // existing is the answer for a name that is taken. The caller will rely on what
-// is there: whoever put it there may not have synced the folder yet.
+// is there: whoever put it there may not have synced the folder yet. Where that
+// can't be done now, nothing is said of what is there.
 func (d *Dir) existing(name string) error {
-	return errors.Join(ErrExists, d.fs.SyncDir(filepath.Dir(d.file(name))))
+	if err := d.fs.SyncDir(filepath.Dir(d.file(name))); err != nil {
+		return err
+	}
+	return ErrExists
 }
 
 // write makes a whole, durable file or none.
@@ -211,7 +215,7 @@ func (d *Dir) ReadAt(ctx context.Context, name string, p []byte, off int64) (int
 	}
 	n, err := d.read.at(d.file(name), p, off)
 	if err != nil && !isEOF(err) {
-		err = fmt.Errorf("read %s: %w", name, absent(err))
+		err = fmt.Errorf("read %s: %w", name, damaged(absent(err)))
 	}
 	return n, err
 }
@@ -225,7 +229,7 @@ func (d *Dir) Stat(ctx context.Context, name string) (Info, error) {
 	if err != nil {
 		return Info{}, fmt.Errorf("stat %s: %w", name, absent(err))
 	}
-	return Info{Name: name, Size: info.Size(), Created: info.ModTime()}, nil
+	return Info{Name: name, Size: info.Size()}, nil
 }
 
 // List implements Store.
@@ -255,7 +259,7 @@ func (d *Dir) List(ctx context.Context, kind string, fn func(Info) error) error 
 		if err != nil {
 			return fmt.Errorf("list %s: %w", kind, err)
 		}
-		if err := fn(Info{Name: name, Size: info.Size(), Created: info.ModTime()}); err != nil {
+		if err := fn(Info{Name: name, Size: info.Size()}); err != nil {
 			return err
 		}
 	}
@@ -317,6 +321,17 @@ func (d *Dir) Delete(ctx context.Context, name string) error {
 func full(err error) error {
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 		return fmt.Errorf("%w: %w", ErrNoSpace, err)
+	}
+	return err
+}
+
+// damaged adds ErrDamaged to an error where that is the cause: a sector that the
+// disk can't read, or one whose checksum a filesystem or a layer below refuses.
+func damaged(err error) error {
+	for _, cause := range []error{unix.EIO, unix.EILSEQ, unix.EBADMSG, unix.EUCLEAN} {
+		if errors.Is(err, cause) {
+			return fmt.Errorf("%w: %w", ErrDamaged, err)
+		}
 	}
 	return err
 }

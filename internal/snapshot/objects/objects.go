@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
-	"time"
 )
 
 // Errors that a caller must tell apart; test for them with errors.Is.
@@ -20,6 +19,9 @@ var (
 	ErrLocked = errors.New("store is in use by another process")
 	// ErrInvalid says that a name isn't one.
 	ErrInvalid = errors.New("invalid object name")
+	// ErrDamaged says that an object is there, and the bytes asked for can't be
+	// read: the disk below has lost them. Others of the same object may be fine.
+	ErrDamaged = errors.New("object can't be read")
 	// ErrUnavailable says that the store can't be reached now; the same call may
 	// succeed later, and may have succeeded already.
 	ErrUnavailable = errors.New("store is unavailable")
@@ -27,9 +29,8 @@ var (
 
 // Info describes an object.
 type Info struct {
-	Name    string
-	Size    int64
-	Created time.Time // a new name changes nothing about it
+	Name string
+	Size int64 // bytes
 }
 
 // Store keeps objects. A name is a kind and a key, as in "packs/5f3a".

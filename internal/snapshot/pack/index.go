@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 
@@ -48,6 +49,7 @@ type packInfo struct {
 	// entries are all the pack's blobs, whether the index leads to them or not.
 	entries int
 	gone    bool // moved to the trash
+	unread  bool // a part of it can't be read, and may hold what isn't in the index
 }
 
 func newIndex() *index {
@@ -55,15 +57,29 @@ func newIndex() *index {
 }
 
 // add enters a pack's blobs. Those that are elsewhere already stay there.
-func (x *index) add(name string, size int64, entries []entry, skip func(entry) bool) {
+func (x *index) add(p packList, skip func(entry) bool) {
 	n := uint32(len(x.packs))
-	x.packs = append(x.packs, packInfo{name: name, size: size, entries: len(entries)})
-	x.number[name] = n
-	for _, e := range entries {
+	x.packs = append(x.packs, packInfo{name: p.name, size: p.size, entries: len(p.entries), unread: p.unread})
+	x.number[p.name] = n
+	for _, e := range p.entries {
 		if _, ok := x.places[e.id]; !ok && !skip(e) {
 			x.places[e.id] = place{pack: n, off: e.off, stored: e.stored}
 		}
 	}
+}
+
+// addSound enters a pack's blobs but for those that a note says are rotten, and
+// returns these.
+func (x *index) addSound(p packList, rot map[string]struct{}) map[id]*CorruptError {
+	rotten := make(map[id]*CorruptError)
+	x.add(p, func(e entry) bool {
+		_, bad := rot[rotName(p.name, e.off)]
+		if bad {
+			rotten[e.id] = &CorruptError{Object: kindPacks + "/" + p.name, Digest: Digest(e.id), Reason: "it was found so before"}
+		}
+		return bad
+	})
+	return rotten
 }
 
 // load makes the index, unless it is there.
@@ -101,13 +117,7 @@ func (s *Store) reload(ctx context.Context) error {
 	}
 	x, rotten := newIndex(), make(map[id]*CorruptError)
 	for _, p := range packs {
-		x.add(p.name, p.size, p.entries, func(e entry) bool {
-			if _, ok := rot[rotName(p.name, e.off)]; ok {
-				rotten[e.id] = &CorruptError{Object: kindPacks + "/" + p.name, Digest: Digest(e.id), Reason: "it was found so before"}
-				return true
-			}
-			return false
-		})
+		maps.Copy(rotten, x.addSound(p, rot))
 	}
 	for i := range rotten {
 		if _, healed := x.places[i]; healed {
@@ -147,6 +157,7 @@ type packList struct {
 	name    string
 	size    int64
 	entries []entry
+	unread  bool // see packInfo
 }
 
 // packsAndFooters lists the packs and what is in them; read is how many weren't
@@ -165,13 +176,13 @@ func (s *Store) packsAndFooters(ctx context.Context, known map[string]packList) 
 		}
 		read++
 		group.Go(func() error {
-			entries, err := s.entriesOf(gctx, kindPacks, name, i.Size)
+			entries, unread, err := s.entriesOf(gctx, kindPacks, name, i.Size)
 			if err != nil {
 				return err
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			packs = append(packs, packList{name: name, size: i.Size, entries: entries})
+			packs = append(packs, packList{name: name, size: i.Size, entries: entries, unread: unread})
 			return nil
 		})
 		return nil
@@ -179,24 +190,40 @@ func (s *Store) packsAndFooters(ctx context.Context, known map[string]packList) 
 	return packs, read, errors.Join(err, group.Wait())
 }
 
-// entriesOf reads a pack's footer; where it is damaged, the pack.
-func (s *Store) entriesOf(ctx context.Context, kind, name string, size int64) ([]entry, error) {
+// entriesOf reads a pack's footer; where it is damaged, the pack. unread says
+// that parts of that can't be read.
+func (s *Store) entriesOf(ctx context.Context, kind, name string, size int64) (entries []entry, unread bool, err error) {
 	object := kind + "/" + name
 	if i := strings.LastIndexByte(name, '.'); kind == kindTrash && i >= 0 {
 		name = name[i+1:]
 	}
-	entries, err := s.footerOf(ctx, object, name, size)
-	var bad *CorruptError
-	if !errors.As(err, &bad) {
-		return entries, err
+	entries, err = s.footerOf(ctx, object, name, size)
+	if !errors.Is(err, ErrCorrupt) && !errors.Is(err, objects.ErrDamaged) {
+		return entries, false, err
 	}
-	bad.Object = object
-	s.log.Warn("reading a pack through, as its footer is damaged", "error", bad)
-	whole, err := s.readAll(ctx, object)
-	if err != nil {
-		return nil, err
+	s.log.Warn("reading a pack through, as its footer is damaged", "object", object, "error", err)
+	what, unread, err := s.salvage(ctx, object, size)
+	return scan(what), unread, err
+}
+
+// salvage reads what can be read of an object; the rest is zeros. unread says
+// that there is such.
+func (s *Store) salvage(ctx context.Context, object string, size int64) (what []byte, unread bool, err error) {
+	const step = 64 << 10
+	what = make([]byte, size)
+	for at := int64(0); at < size; at += step {
+		part := what[at:min(at+step, size)]
+		n, err := s.objs.ReadAt(ctx, object, part, at)
+		switch {
+		case n == len(part):
+		case errors.Is(err, objects.ErrDamaged):
+			clear(part)
+			unread = true
+		default:
+			return nil, unread, shortRead(err)
+		}
 	}
-	return scan(whole), nil
+	return what, unread, nil
 }
 
 func (s *Store) footerOf(ctx context.Context, object, name string, size int64) ([]entry, error) {

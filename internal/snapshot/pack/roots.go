@@ -1,7 +1,6 @@
 package pack
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -92,7 +91,7 @@ func (s *Store) DeletedRoots(ctx context.Context) ([]DeletedRoot, error) {
 			roots = append(roots, DeletedRoot{Name: name, Deleted: at, Until: at.Add(s.opts.Trash), object: kindDeleted + "/" + n})
 		}
 	}
-	slices.SortStableFunc(roots, func(a, b DeletedRoot) int { return cmp.Compare(b.Deleted.Unix(), a.Deleted.Unix()) })
+	slices.SortStableFunc(roots, func(a, b DeletedRoot) int { return b.Deleted.Compare(a.Deleted) })
 	return roots, nil
 }
 

@@ -111,7 +111,10 @@ func (s *Store) configure(ctx context.Context) error {
 		if raw, err = json.Marshal(config{Version: storeVersion}); err != nil {
 			return err
 		}
-		return s.objs.Create(ctx, configName, raw)
+		if err := s.objs.Create(ctx, configName, raw); !errors.Is(err, objects.ErrExists) {
+			return err
+		}
+		raw, err = s.readAll(ctx, configName) // an attempt whose answer was lost
 	}
 	if err != nil {
 		return err
@@ -257,6 +260,8 @@ func (s *Store) readFramed(ctx context.Context, pack string, p place, mem *[]byt
 		return framed, nil
 	case err == nil || errors.Is(err, io.EOF):
 		return nil, &CorruptError{Object: kindPacks + "/" + pack, Reason: "it is cut short"}
+	case errors.Is(err, objects.ErrDamaged):
+		return nil, &CorruptError{Object: kindPacks + "/" + pack, Reason: err.Error()}
 	}
 	return nil, err
 }

@@ -176,7 +176,7 @@ func choose(infos []packInfo, packs []victim, spared map[string]bool, packSize i
 	var live, waste int64
 	for n := range packs {
 		info, v := infos[n], &packs[n]
-		if info.gone || spared[info.name] {
+		if info.gone || info.unread || spared[info.name] {
 			continue
 		}
 		v.number, v.name, v.size = uint32(n), info.name, info.size
@@ -245,8 +245,16 @@ func (s *Store) discard(ctx context.Context, v *victim) error {
 	s.index.packs[v.number].gone = true
 	delete(s.index.number, v.name)
 	s.mu.Unlock()
+	if s.opts.Trash < 0 {
+		return s.forgetRot(ctx, v.name)
+	}
+	return nil // it may come back, and its rot with it
+}
+
+// forgetRot deletes the notes of rot in a pack that is gone for good.
+func (s *Store) forgetRot(ctx context.Context, pack string) error {
 	return s.objs.List(ctx, kindRot, func(o objects.Info) error {
-		if strings.HasPrefix(o.Name, kindRot+"/"+v.name) {
+		if strings.HasPrefix(o.Name, kindRot+"/"+pack) {
 			return s.objs.Delete(ctx, o.Name)
 		}
 		return nil

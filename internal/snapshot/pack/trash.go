@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 
 	"github.com/steadcloud/stead/internal/snapshot/objects"
 )
@@ -22,17 +23,21 @@ func (s *Store) untrash(ctx context.Context, i id) (found bool, err error) {
 }
 
 // Recover brings back from the trash what of these blobs is there; those that
-// are nowhere are ErrNotFound. It is for a root that is to be restored.
+// are nowhere are ErrNotFound, but for those that are known to be rotten. It is
+// for a root that is to be restored.
 func (s *Store) Recover(ctx context.Context, sums []Digest) error {
-	if err := s.load(ctx); err != nil {
+	hold, err := s.Begin(ctx) // keeps the index
+	if err != nil {
 		return err
 	}
+	defer hold.Close()
 	s.sweeping.Lock()
 	defer s.sweeping.Unlock()
 	for _, sum := range sums {
 		i := s.id(sum)
 		s.mu.RLock()
-		there := s.index != nil && s.has(i)
+		_, there := s.index.places[i]
+		bad := s.rotten[i]
 		s.mu.RUnlock()
 		if there {
 			continue
@@ -40,6 +45,9 @@ func (s *Store) Recover(ctx context.Context, sums []Digest) error {
 		object, err := s.findTrash(ctx, i)
 		if err != nil {
 			return err
+		}
+		if object == "" && bad != nil {
+			continue // that it is rotten is known; the rest is worth having
 		}
 		if object == "" {
 			return fmt.Errorf("block %s: %w", sum, ErrNotFound)
@@ -51,12 +59,6 @@ func (s *Store) Recover(ctx context.Context, sums []Digest) error {
 	return nil
 }
 
-// has says whether the index leads to a blob. mu is held.
-func (s *Store) has(i id) bool {
-	_, ok := s.index.places[i]
-	return ok
-}
-
 // findTrash returns the object in the trash that holds a blob, or "". sweeping
 // is held.
 func (s *Store) findTrash(ctx context.Context, i id) (string, error) {
@@ -66,7 +68,7 @@ func (s *Store) findTrash(ctx context.Context, i id) (string, error) {
 	if known == nil {
 		known = make(map[id]string)
 		err := s.objs.List(ctx, kindTrash, func(o objects.Info) error {
-			entries, err := s.entriesOf(ctx, kindTrash, o.Name[len(kindTrash)+1:], o.Size)
+			entries, _, err := s.entriesOf(ctx, kindTrash, o.Name[len(kindTrash)+1:], o.Size)
 			for _, e := range entries {
 				known[e.id] = o.Name
 			}
@@ -95,7 +97,11 @@ func (s *Store) bringBack(ctx context.Context, object string) error {
 	if err := s.objs.Rename(ctx, object, kindPacks+"/"+name); err != nil && !errors.Is(err, objects.ErrExists) {
 		return fmt.Errorf("bring back %s: %w", object, err)
 	}
-	entries, err := s.entriesOf(ctx, kindPacks, name, info.Size)
+	entries, unread, err := s.entriesOf(ctx, kindPacks, name, info.Size)
+	if err != nil {
+		return err
+	}
+	rot, err := s.rotNotes(ctx)
 	if err != nil {
 		return err
 	}
@@ -108,10 +114,11 @@ func (s *Store) bringBack(ctx context.Context, object string) error {
 	if n, ok := s.index.number[name]; ok && !s.index.packs[n].gone {
 		delete(s.index.number, name) // the same pack, under a new number
 	}
-	s.index.add(name, info.Size, entries, func(entry) bool { return false })
+	rotten := s.index.addSound(packList{name: name, size: info.Size, entries: entries, unread: unread}, rot)
 	for _, e := range entries {
 		delete(s.rotten, e.id)
 	}
+	maps.Copy(s.rotten, rotten)
 	return nil
 }
 
@@ -121,12 +128,15 @@ func (s *Store) emptyTrash(ctx context.Context, all bool) (freed int64, err erro
 	now := s.opts.Now()
 	for _, kind := range []string{kindDeleted, kindTrash} { // roots first
 		err := s.objs.List(ctx, kind, func(o objects.Info) error {
-			at, _, ok := parseStamp(o.Name[len(kind)+1:])
+			at, name, ok := parseStamp(o.Name[len(kind)+1:])
 			if !ok || !all && now.Sub(at) < s.opts.Trash {
 				return nil
 			}
 			freed += o.Size
-			return s.objs.Delete(ctx, o.Name)
+			if err := s.objs.Delete(ctx, o.Name); err != nil || kind != kindTrash {
+				return err
+			}
+			return s.forgetRot(ctx, name)
 		})
 		if err != nil {
 			return freed, fmt.Errorf("empty the trash: %w", err)

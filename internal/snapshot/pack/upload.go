@@ -17,9 +17,13 @@ type Upload struct {
 
 	mu     sync.Mutex
 	waits  []*ticket // for blobs that aren't durable yet
+	tidy   int       // how many may wait before the settled ones are dropped
 	err    error     // the first failure: then nothing of it can be relied on
 	closed bool
 }
+
+// fewWaits is how many tickets an upload keeps before it looks which are settled.
+const fewWaits = 4096
 
 // ticket stands for a blob that is on its way to the disk.
 type ticket struct {
@@ -29,7 +33,7 @@ type ticket struct {
 
 // Begin opens the way to put blobs.
 func (s *Store) Begin(ctx context.Context) (*Upload, error) {
-	u := &Upload{s: s, needed: make(map[id]struct{})}
+	u := &Upload{s: s, needed: make(map[id]struct{}), tidy: fewWaits}
 	// Registered first, so that the index isn't let go of once it is there.
 	s.mu.Lock()
 	s.uploads[u] = struct{}{}
@@ -116,7 +120,7 @@ func (u *Upload) waitFor(t *ticket) {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if len(u.waits) >= 4096 { // most are settled by now
+	if len(u.waits) >= u.tidy { // most are settled by now
 		open := u.waits[:0]
 		for _, t := range u.waits {
 			select {
@@ -128,7 +132,8 @@ func (u *Upload) waitFor(t *ticket) {
 				open = append(open, t)
 			}
 		}
-		u.waits = open
+		// Not each time, where a pack has many more blobs than that.
+		u.waits, u.tidy = open, max(fewWaits, 2*len(open))
 	}
 	u.waits = append(u.waits, t)
 }
@@ -265,12 +270,12 @@ func (s *Store) write(d *draft) {
 	// No upload's context: the pack is of several.
 	err := s.objs.Create(context.Background(), kindPacks+"/"+name, d.buf)
 	if errors.Is(err, objects.ErrExists) {
-		err = fmt.Errorf("two packs are called %s", name) // see salt
+		err = nil // an earlier attempt of ours: the salt lets no two packs have a name
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err == nil && s.index != nil {
-		s.index.add(name, int64(len(d.buf)), nil, nil)
+		s.index.add(packList{name: name, size: int64(len(d.buf))}, nil)
 		s.index.packs[len(s.index.packs)-1].entries = len(d.entries)
 		for _, e := range d.entries {
 			// Also where there is one: this is the newer, and verified.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -66,8 +67,8 @@ func (s *Store) verifyPack(ctx context.Context, p *packBlobs, fn func(sum Digest
 		return err
 	}
 	raw, err := s.readAll(ctx, kindPacks+"/"+p.name)
-	if errors.Is(err, objects.ErrNotFound) {
-		return s.verifyApart(ctx, p, fn) // swept or rewritten since, or lost
+	if errors.Is(err, objects.ErrNotFound) || errors.Is(err, objects.ErrDamaged) {
+		return s.verifyApart(ctx, p, fn) // swept or rewritten since, or lost in part
 	}
 	if err != nil {
 		return err
@@ -204,8 +205,11 @@ func (s *Store) stillRotten(ctx context.Context, note string) (bool, error) {
 	head := make([]byte, blobHeader)
 	n, err := s.objs.ReadAt(ctx, kindPacks+"/"+pack, head, int64(off))
 	switch {
-	case errors.Is(err, objects.ErrNotFound):
-		return false, nil // the pack is gone, and its rot
+	case errors.Is(err, objects.ErrNotFound): // the pack is gone, and its rot
+		trashed, err := s.names(ctx, kindTrash)
+		return slices.ContainsFunc(trashed, func(n string) bool { return strings.HasSuffix(n, "."+pack) }), err
+	case errors.Is(err, objects.ErrDamaged):
+		return true, nil
 	case n < len(head) && err != nil && !errors.Is(err, io.EOF):
 		return true, err
 	case n < len(head):
