@@ -3,10 +3,10 @@
 // file, moto's server. What is compared runs interleaved, A B A B, in one run;
 // the tables show medians and their spread, and go into docs/benchmarks.md.
 //
-//	bench [-stead PATH] [-write FILE] [-rounds N] [GROUP...]
+//	bench [-stead PATH] [-write FILE] [-rounds N] [-disk MIB] [GROUP...]
 //
-// A group is disk, latency, boot, api, daemon, records or tool; all of them unless
-// some are named. Only what was measured anew is replaced in the file. No number
+// A group is disk, latency, boot, api, daemon, records, tool or snapshot; all of
+// them unless some are named. Only what was measured anew is replaced in the file. No number
 // makes it fail: a missed target is said, and is for people to judge.
 package main
 
@@ -39,14 +39,16 @@ func groups() []group {
 		{"daemon", "Daemon", aboutDaemon, daemon},
 		{"records", "Many records", aboutRecords, records},
 		{"tool", "Tool", aboutTool, tool},
+		{"snapshot", "Snapshots", aboutSnapshot, snapshots},
 	}
 }
 
 // bench is one run.
 type bench struct {
-	stead  string // the program under test
-	dir    string // scratch folder
-	rounds int    // 0: each group's own number
+	stead   string // the program under test
+	dir     string // scratch folder
+	rounds  int    // 0: each group's own number
+	diskMiB int    // of files on the disk of which snapshots are made
 }
 
 // repeats is how often a group measures each side.
@@ -64,7 +66,7 @@ func (b *bench) say(format string, args ...any) {
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, os.Args[1:])
+	err := dispatch(ctx, os.Args[1:])
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -72,11 +74,19 @@ func main() {
 	}
 }
 
+func dispatch(ctx context.Context, args []string) error {
+	if len(args) > 0 && args[0] == engineCommand {
+		return runEngine(ctx, os.Stdin, os.Stdout)
+	}
+	return run(ctx, args)
+}
+
 func run(ctx context.Context, args []string) (err error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	stead := flags.String("stead", "bin/stead", "the program to measure")
 	write := flags.String("write", "", "the document whose tables to replace")
 	rounds := flags.Int("rounds", 0, "repeats of everything (default each group's own)")
+	disk := flags.Int("disk", 2048, "MiB of files on the disk of which snapshots are made")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -84,7 +94,7 @@ func run(ctx context.Context, args []string) (err error) {
 	if err != nil {
 		return err
 	}
-	b := &bench{rounds: *rounds}
+	b := &bench{rounds: *rounds, diskMiB: *disk}
 	if b.stead, err = filepath.Abs(*stead); err != nil {
 		return err
 	}
@@ -109,7 +119,7 @@ func choose(names []string) ([]group, error) {
 	}
 	for _, name := range names {
 		if !slices.ContainsFunc(all, func(g group) bool { return g.name == name }) {
-			return nil, fmt.Errorf("no group %q: disk, latency, boot, api, daemon, records or tool", name)
+			return nil, fmt.Errorf("no group %q: disk, latency, boot, api, daemon, records, tool or snapshot", name)
 		}
 	}
 	return slices.DeleteFunc(all, func(g group) bool { return !slices.Contains(names, g.name) }), nil

@@ -29,10 +29,10 @@ func (s section) String() string {
 			against = r.against
 			if len(r.theirs) > 0 {
 				against += ": " + r.theirs.show(r.unit)
-				ratio = r.ratio().show("×")
+				ratio = r.ratio().show(r.ratioUnit())
 			}
 		}
-		fmt.Fprintf(&w, "| %s | %s | %s | %s | %s | %s |\n", r.what, r.ours.show(r.unit), against, ratio, r.target.in(r.unit), r.verdict())
+		fmt.Fprintf(&w, "| %s | %s | %s | %s | %s | %s |\n", r.what, r.ours.show(r.unit), against, ratio, r.target.in(r.unit, r.ratioUnit()), r.verdict())
 	}
 	fmt.Fprintf(&w, "\nMeasured on %s in %s by `make bench BENCH=%s`: %s; load average %s before, %s after.\n",
 		s.date.UTC().Format("2006-01-02 15:04 UTC"), s.took.Round(time.Second), s.group.name, s.host, s.before, s.after)

@@ -55,6 +55,8 @@ const (
 	iops         unit = "IOPS"
 	mibPerSecond unit = "MiB/s"
 	perSecond    unit = "/s"
+	fold         unit = "×"
+	asFast       unit = "× as fast"
 )
 
 // number is v in about three digits.
@@ -91,8 +93,8 @@ func (s series) show(u unit) string {
 	return text
 }
 
-// target is what a row should reach: a bound on the ratio, ours by theirs, or
-// on our own value. The zero target is none.
+// target is what a row should reach: a bound on the row's ratio, or on our own
+// value. The zero target is none.
 type target struct {
 	limit    float64
 	atMost   bool
@@ -103,7 +105,7 @@ func atMost(v float64) target       { return target{limit: v, atMost: true} }
 func ratioAtMost(v float64) target  { return target{limit: v, atMost: true, relative: true} }
 func ratioAtLeast(v float64) target { return target{limit: v, relative: true} }
 func (t target) met(v float64) bool { return cmp.Compare(v, t.limit) == 0 || (v < t.limit) == t.atMost }
-func (t target) in(u unit) (s string) {
+func (t target) in(u, ratio unit) (s string) {
 	if t == (target{}) {
 		return ""
 	}
@@ -113,7 +115,7 @@ func (t target) in(u unit) (s string) {
 	}
 	value := fmt.Sprint(t.limit)
 	if t.relative {
-		return sign + value + " ×"
+		return sign + value + " " + string(ratio)
 	}
 	return sign + value + " " + string(u)
 }
@@ -127,10 +129,23 @@ type row struct {
 	against string // what theirs is of; empty: nothing to compare with
 	theirs  series
 	target  target
+	speed   bool // the ratio says how many times as fast: a time, theirs by ours
 }
 
-// ratio is ours by theirs, round by round.
-func (r row) ratio() series { return r.ours.over(r.theirs) }
+// ratio is ours by theirs, round by round, or theirs by ours for a speed.
+func (r row) ratio() series {
+	if r.speed {
+		return r.theirs.over(r.ours)
+	}
+	return r.ours.over(r.theirs)
+}
+
+func (r row) ratioUnit() unit {
+	if r.speed {
+		return asFast
+	}
+	return fold
+}
 
 // verdict says whether the target is met.
 func (r row) verdict() string {

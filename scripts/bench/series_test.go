@@ -38,6 +38,16 @@ func TestRatioIsOfRounds(t *testing.T) {
 	}
 }
 
+func TestRatioOfSpeeds(t *testing.T) {
+	r := row{ours: series{2, 4}, theirs: series{6, 12}, unit: seconds, target: ratioAtLeast(3), speed: true}
+	if got := r.ratio().show(r.ratioUnit()); got != "3.00 × as fast (3.00–3.00)" {
+		t.Errorf("shown as %q", got)
+	}
+	if got := r.target.in(r.unit, r.ratioUnit()) + " " + r.verdict(); got != "≥ 3 × as fast met" {
+		t.Errorf("target %q", got)
+	}
+}
+
 func TestVerdict(t *testing.T) {
 	for _, c := range []struct {
 		r    row
