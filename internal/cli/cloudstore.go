@@ -72,7 +72,7 @@ func writeStoreStats(w io.Writer, s *cloud.StoreStats) {
 	for _, f := range []fact{
 		{"snapshots", fmt.Sprintf("%d, with %s of data", s.Snapshots, humanBytes(s.DataBytes))},
 		{"stored", humanBytes(s.LiveBytes) + saved},
-		{"on disk", fmt.Sprintf("%s in %d packs, %d blocks", humanBytes(s.Bytes), s.Packs, s.Blocks)},
+		{"on disk", fmt.Sprintf("%s in %d packs, %d blocks and pages", humanBytes(s.Bytes), s.Packs, s.Blocks)},
 		{"damaged", fmt.Sprintf("%d blocks that are known", s.Rotten)},
 		{"trash", trash},
 	} {
