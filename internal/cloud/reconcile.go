@@ -222,6 +222,11 @@ func (c *Cloud) reconcileSnapshot(ctx context.Context, j job) error {
 	if errors.Is(err, volume.ErrInUse) {
 		return fmt.Errorf("read snapshot %s: %w", snap.ID, err)
 	}
+	if snap.Live {
+		// Before anybody can see that it is complete: the next one of the volume
+		// may be asked for at once.
+		c.instants.end(snap.ID)
+	}
 	failed := err
 	err = amend(c, j, func(tx *state.Tx, s *state.Snapshot) error {
 		c.settle(s, info, failed)
