@@ -100,18 +100,18 @@ type killWorld struct {
 func (w *killWorld) choose(seed uint64, n int) killStep {
 	rng := rand.New(rand.NewPCG(seed, uint64(n)))
 	s := killStep{Seed: seed, N: n}
-	any := func(of []string) string { return of[rng.IntN(len(of))] }
+	pick := func(of []string) string { return of[rng.IntN(len(of))] }
 	switch dice := rng.IntN(20); {
 	case dice < 4 && len(w.Live) > 3 || len(w.Live) > 10:
-		s.Op, s.ID = "delete", any(w.Live)
+		s.Op, s.ID = "delete", pick(w.Live)
 	case dice >= 4 && dice < 6 && len(w.Trash) > 0:
-		s.Op, s.ID = "undelete", any(slices.Sorted(keysOf(w.Trash)))
+		s.Op, s.ID = "undelete", pick(slices.Sorted(keysOf(w.Trash)))
 	case dice >= 6 && dice < 9:
 		s.Op = []string{"collect", "check", "repair"}[dice-6]
 	case dice == 9 && rng.IntN(3) == 0:
 		s.Op = "empty"
 	case dice >= 10 && dice < 12 && len(w.Live) > 0:
-		s.Op, s.Base = []string{"restore", "copy"}[dice%2], any(w.Live)
+		s.Op, s.Base = []string{"restore", "copy"}[dice%2], pick(w.Live)
 		_, volume, gen := parseKillName(s.Base)
 		s.ID = killName(n, volume, gen)
 	default:
