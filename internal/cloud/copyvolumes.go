@@ -130,8 +130,19 @@ func (c *Cloud) copyDisk(ctx context.Context, vol *state.Volume, size int64) err
 		if err != nil {
 			return err
 		}
-		return errors.Join(copyData(ctx, w, src), src.Close())
+		return errors.Join(copyFrom(ctx, w, src), src.Close())
 	})
+}
+
+// copyFrom fills a copy from its source: as a clone where that lies still and the
+// filesystem can.
+func copyFrom(ctx context.Context, w volume.Sink, src *frozen) error {
+	if r, still := src.Source.(*volume.Reader); still {
+		if cloned, err := r.CloneTo(w); cloned || err != nil {
+			return err
+		}
+	}
+	return copyData(ctx, w, src)
 }
 
 // copyData writes what a source holds, leaving out what is zero.

@@ -141,25 +141,6 @@ func permanent(err error) bool {
 	return errors.As(err, &corrupt) || errors.Is(err, snapshot.ErrNotFound) || errors.Is(err, volume.ErrNoSpace) || errors.Is(err, volume.ErrExists) || errors.Is(err, errInstantLost)
 }
 
-func (c *Cloud) makeVolume(ctx context.Context, vol *state.Volume) error {
-	size := int64(vol.Size) * gib
-	if vol.CopyOf != "" {
-		return c.copyDisk(ctx, vol, size)
-	}
-	if vol.SnapshotID == "" {
-		return c.volumes.Create(ctx, vol.ID, size)
-	}
-	start := time.Now()
-	err := c.volumes.Fill(ctx, vol.ID, size, func(ctx context.Context, w volume.Sink) error {
-		return c.snapshots.Restore(ctx, vol.SnapshotID, w, nil)
-	})
-	if err == nil {
-		c.keepRestored(vol)
-	}
-	c.log.Debug("volume restored", "volume", vol.ID, "snapshot", vol.SnapshotID, "took", time.Since(start), "err", err)
-	return err
-}
-
 // removeVolume removes a volume and its file, once no snapshot that was begun
 // waits to read it: its end kicks this worker.
 func (c *Cloud) removeVolume(ctx context.Context, vol *state.Volume) error {
@@ -216,6 +197,9 @@ func (c *Cloud) reconcileSnapshot(ctx context.Context, j job) error {
 		return nil // its instance is being shut down for it
 	}
 	info, err := c.storeSnapshot(ctx, snap, held)
+	if errors.Is(err, snapshot.ErrNoSpace) {
+		c.makeRoom() // for the next
+	}
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -282,6 +266,9 @@ func (c *Cloud) storeSnapshot(ctx context.Context, snap *state.Snapshot, held *h
 			c.log.Warn("close snapshot source", "snapshot", snap.ID, "err", err)
 		}
 	}()
+	if err := c.volumes.BoundGoldens(); err != nil {
+		c.log.Warn("bound what golden files take", "err", err)
+	}
 	start := time.Now()
 	info, err := c.snapshots.Create(ctx, snap.ID, src, src.since, c.reportProgress(snap))
 	c.log.Info("snapshot read", "snapshot", snap.ID, "volume", snap.VolumeID, "since", src.base(),
@@ -334,6 +321,9 @@ func (c *Cloud) removeSnapshot(ctx context.Context, snap *state.Snapshot) error 
 	}
 	gone, err := c.trashSnapshot(ctx, jobOf(snap))
 	if err != nil || !gone {
+		return err
+	}
+	if err := c.volumes.DropGolden(snap.ID); err != nil {
 		return err
 	}
 	if _, err := c.snapshots.Collect(ctx); err != nil {

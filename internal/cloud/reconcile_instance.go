@@ -138,6 +138,10 @@ func (c *Cloud) resumeWhenRoom(ctx context.Context, inst *state.Instance, h *mac
 	const enough = 64 << 20
 	c.work.later(jobOf(inst), 2*time.Second)
 	free, err := freeSpace(string(c.dir))
+	if err == nil && free < enough {
+		c.makeRoom()
+		free, err = freeSpace(string(c.dir))
+	}
 	if err != nil || free < enough {
 		return err
 	}

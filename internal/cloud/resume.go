@@ -45,6 +45,9 @@ func (c *Cloud) resume(ctx context.Context) error {
 	if err := c.clearUploads(left.snapshots); err != nil {
 		return err
 	}
+	if err := c.keepGoldens(left.snapshots); err != nil {
+		return err
+	}
 	c.adoptAll(ctx, left.instances)
 	for _, i := range left.instances {
 		if err := c.wake(i); err != nil {

@@ -51,7 +51,7 @@ func (e *Engine) create(ctx context.Context, id string, src Source, since *Since
 		return Info{}, err
 	}
 	defer release()
-	c := &creation{e: e, up: up, src: src, root: r, base: base, since: since, done: newMeter(progress, r.volumeSize)}
+	c := &creation{e: e, up: up, src: src, root: r, base: base, since: since, ends: dataFinder{src: src}, done: newMeter(progress, r.volumeSize)}
 	if err := c.run(ctx); err != nil {
 		return Info{}, err
 	}
@@ -111,8 +111,7 @@ type creation struct {
 
 	stored atomic.Int64
 
-	// The stretch of data that was last found; used by plan alone.
-	dataStart, dataEnd int64
+	ends dataFinder // used by plan alone
 
 	mu    sync.Mutex
 	pages map[int64]pageRef
@@ -226,7 +225,7 @@ func (c *creation) planBlock(ctx context.Context, j *job, index int64, old *page
 		c.done.add(c.root.blockLen(index))
 		return nil
 	}
-	hole, err := c.isHole(index)
+	hole, err := c.ends.isHole(index*BlockSize, c.root.blockLen(index), c.root.volumeSize)
 	if err != nil {
 		return err
 	}
@@ -241,24 +240,6 @@ func (c *creation) planBlock(ctx context.Context, j *job, index int64, old *page
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-// isHole says whether a block is in no stretch of data. Blocks come in order.
-func (c *creation) isHole(index int64) (bool, error) {
-	off := index * BlockSize
-	if off >= c.dataEnd {
-		start, end, err := c.src.NextData(off)
-		switch {
-		case errors.Is(err, io.EOF):
-			start, end = c.root.volumeSize, c.root.volumeSize
-		case err != nil:
-			return false, fmt.Errorf("find data at %d: %w", off, err)
-		case start < off || end <= start:
-			return false, fmt.Errorf("find data at %d: source returned %d to %d", off, start, end)
-		}
-		c.dataStart, c.dataEnd = start, max(end, off+1)
-	}
-	return c.dataStart >= off+c.root.blockLen(index), nil
 }
 
 // block reads and stores one block.

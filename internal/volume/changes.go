@@ -179,7 +179,7 @@ func (d *Dir) sidecar(id, suffix string) string { return filepath.Join(d.path, i
 
 // writeSidecar puts a file in place whole and durably, or not at all.
 func (d *Dir) writeSidecar(path string, data []byte) error {
-	tmp, err := os.CreateTemp(d.path, tempPrefix+filepath.Base(path)+"-")
+	tmp, err := os.CreateTemp(filepath.Dir(path), tempPrefix+filepath.Base(path)+"-")
 	if err != nil {
 		return err
 	}
@@ -196,7 +196,7 @@ func (d *Dir) writeSidecar(path string, data []byte) error {
 	if err := os.Rename(tmp.Name(), path); err != nil {
 		return err
 	}
-	return syncDir(d.path)
+	return syncDir(filepath.Dir(path))
 }
 
 // identity is what a file has that tells whether it is the same and as it was.

@@ -42,4 +42,25 @@
 //
 // A snapshot's own end is no matter: a record names its base, and one whose base
 // is not, or no longer, in the store is of no use there.
+//
+// # Golden files
+//
+// Where the filesystem lets two files share their blocks (reflinks, as XFS and
+// btrfs have them), the first volume that is made of a snapshot is kept a second
+// time, as a golden file that nobody writes to (golden.go), and each further one
+// is a clone of it: as quick for a terabyte as for a gibibyte, and without a read
+// of the store. The golden file costs nothing until the volume is written to.
+//
+// It is made of the first volume, whose every block was verified as it was
+// written, before that volume has its name: cloned, synced, renamed, the folder
+// synced; then a record of it is written, likewise. Only a golden file with a
+// record is one. The record binds it to the snapshot's contents and, as what has
+// changed of a volume is bound, to inode, size, mtime and ctime: one that was
+// altered, or came here by a copy, is dropped. What a disk does to a file at rest
+// shows in neither; so one that wasn't read through for a day is compared with the
+// snapshot's digests before it is used.
+//
+// Golden files take no room from anything else. Together they are as large as what
+// is free at most, those unused for longest going first, and all go before a
+// volume fails for want of space.
 package volume

@@ -25,6 +25,8 @@ func TestMain(m *testing.M) {
 		run := child
 		if os.Getenv(childChangesEnv) != "" {
 			run = childOfChanges
+		} else if os.Getenv(childGoldenEnv) != "" {
+			run = childOfGoldens
 		}
 		fmt.Fprintln(os.Stderr, run(path))
 		os.Exit(1)

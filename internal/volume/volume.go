@@ -36,6 +36,7 @@ const (
 	tempPrefix = ".new-"
 	dirMode    = 0o700
 	fileMode   = 0o600
+	statBlock  = 512 // st_blocks counts these, whatever the filesystem's own
 )
 
 // validID keeps an ID from leaving the folder or looking like a temporary.
@@ -58,8 +59,9 @@ type Info struct {
 
 // Dir is a folder of volumes. Its methods may be called concurrently.
 type Dir struct {
-	path string
-	log  *slog.Logger
+	path    string
+	log     *slog.Logger
+	goldens goldens
 }
 
 // Open returns the volumes in the folder at path. It makes the folder, for its
@@ -69,7 +71,7 @@ func Open(path string, log *slog.Logger) (*Dir, error) {
 	if err := os.MkdirAll(path, dirMode); err != nil {
 		return nil, fmt.Errorf("open volumes: %w", err)
 	}
-	d := &Dir{path: path, log: log}
+	d := &Dir{path: path, log: log, goldens: goldens{busy: make(map[string]chan struct{})}}
 	entries, err := os.ReadDir(path)
 	if err != nil {
 		return nil, fmt.Errorf("open volumes: %w", err)
@@ -82,6 +84,9 @@ func Open(path string, log *slog.Logger) (*Dir, error) {
 			return nil, fmt.Errorf("open volumes: remove interrupted create: %w", err)
 		}
 		log.Info("removed an interrupted volume create", "file", e.Name())
+	}
+	if err := d.tidyGoldens(); err != nil {
+		return nil, fmt.Errorf("open volumes: %w", err)
 	}
 	return d, nil
 }
@@ -102,10 +107,10 @@ func (d *Dir) Create(ctx context.Context, id string, size int64) error {
 // existing volume of that size is complete already and left alone; one of
 // another size is ErrExists.
 func (d *Dir) Fill(ctx context.Context, id string, size int64, fill func(ctx context.Context, w Sink) error) error {
-	return d.make(ctx, "fill", id, size, fill)
+	return d.make(ctx, "fill", id, size, func(ctx context.Context, f *os.File) error { return fill(ctx, bounded{f, size}) })
 }
 
-func (d *Dir) make(ctx context.Context, op, id string, size int64, fill func(context.Context, Sink) error) (err error) {
+func (d *Dir) make(ctx context.Context, op, id string, size int64, fill func(context.Context, *os.File) error) (err error) {
 	defer func() { err = wrap(op, id, err) }()
 	if err := check(id, size); err != nil {
 		return err
@@ -125,7 +130,7 @@ func (d *Dir) make(ctx context.Context, op, id string, size int64, fill func(con
 		return err
 	}
 	if fill != nil {
-		if err := fill(ctx, bounded{tmp, size}); err != nil {
+		if err := fill(ctx, tmp); err != nil {
 			return err
 		}
 	}
@@ -195,7 +200,6 @@ func (d *Dir) Stat(id string) (Info, error) {
 	if err := unix.Stat(d.Path(id), &st); err != nil {
 		return Info{}, wrap("stat", id, err)
 	}
-	const statBlock = 512 // st_blocks counts these, whatever the filesystem's own
 	return Info{Size: st.Size, Allocated: st.Blocks * statBlock}, nil
 }
 
