@@ -96,11 +96,10 @@ func wantCode2(t *testing.T, err error, code string) {
 	}
 }
 
-// A daemon that dies between taking the data away and noting it finishes both,
-// and the snapshot can be had back.
-func TestUndeleteAfterHalfADeletion(t *testing.T) {
-	d := newDirect(t)
-	blocks := map[int32][]byte{3: noise(1)}
+// halfDeleted makes a snapshot whose data is taken away, and its record isn't yet.
+func (d *direct) halfDeleted(blocks map[int32][]byte) string {
+	t := d.t
+	t.Helper()
 	snap := d.made(ebsapi.StartSnapshotInput{}, blocks)
 	err := d.cloud.db.Update(func(tx *state.Tx) error {
 		rec, err := findSnapshot(tx, testScope, snap)
@@ -116,6 +115,26 @@ func TestUndeleteAfterHalfADeletion(t *testing.T) {
 	if err := d.cloud.snapshots.Delete(t.Context(), snap); err != nil {
 		t.Fatal(err)
 	}
+	return snap
+}
+
+// A deletion whose record couldn't be written is called off with all that was done.
+func TestUndeleteInAHalfDeletion(t *testing.T) {
+	d := newDirect(t)
+	blocks := map[int32][]byte{3: noise(1)}
+	snap := d.halfDeleted(blocks)
+	if _, err := d.cloud.Undelete(t.Context(), snap); err != nil {
+		t.Fatal(err)
+	}
+	wantBlocks(t, d.all(snap), blocks)
+}
+
+// A daemon that dies between taking the data away and noting it finishes both,
+// and the snapshot can be had back.
+func TestUndeleteAfterHalfADeletion(t *testing.T) {
+	d := newDirect(t)
+	blocks := map[int32][]byte{3: noise(1)}
+	snap := d.halfDeleted(blocks)
 	d = d.killed()
 	d.trashed(snap)
 	if _, err := d.cloud.Undelete(t.Context(), snap); err != nil {

@@ -128,15 +128,13 @@ func (c *Cloud) Undelete(ctx context.Context, id string) (*state.Snapshot, error
 	case err != nil:
 		return nil, err
 	case snap != nil && snap.Deleted:
-		return c.spare(snap) // its data is still where it was
+		return c.spare(ctx, snap)
 	case snap != nil:
 		return snap, nil
 	case deleted == nil:
 		return nil, c.neverTrashed(id)
 	}
-	if _, err := c.snapshots.Undelete(ctx, id); errors.Is(err, snapshot.ErrNotFound) {
-		return nil, fail(snapshotIDs.notFound, "The data of the snapshot '%s' is not in the trash any more.", id)
-	} else if err != nil {
+	if err := c.untrash(ctx, id); err != nil {
 		return nil, err
 	}
 	back := deleted.Snapshot
@@ -162,10 +160,23 @@ func (c *Cloud) neverTrashed(id string) error {
 	return errors.Join(err, snapshotIDs.missing(id))
 }
 
-// spare undoes the deletion of a snapshot that still waits for it.
-func (c *Cloud) spare(snap *state.Snapshot) (*state.Snapshot, error) {
+// untrash brings a snapshot's data back, be it in the trash or still where it was.
+func (c *Cloud) untrash(ctx context.Context, id string) error {
+	_, err := c.snapshots.Undelete(ctx, id)
+	if errors.Is(err, snapshot.ErrNotFound) {
+		return fail(snapshotIDs.notFound, "The data of the snapshot '%s' is not in the trash any more.", id)
+	}
+	return err
+}
+
+// spare undoes the deletion of a snapshot that still waits for it. Its data may be
+// in the trash: what came between that and its record's end was interrupted.
+func (c *Cloud) spare(ctx context.Context, snap *state.Snapshot) (*state.Snapshot, error) {
 	if snap.State != state.SnapshotCompleted {
 		return nil, fail("IncorrectState", "The snapshot '%s' was %s when it was deleted, not completed.", snap.ID, snap.State)
+	}
+	if err := c.untrash(ctx, snap.ID); err != nil {
+		return nil, err
 	}
 	err := amend(c, jobOf(snap), func(_ *state.Tx, s *state.Snapshot) error {
 		s.Deleted, s.Run = false, nil
