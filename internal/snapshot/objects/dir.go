@@ -285,8 +285,8 @@ func (d *Dir) rename(from, to string) error {
 	err := d.fs.Publish(d.file(from), d.file(to))
 	switch {
 	case errors.Is(err, fs.ErrExist):
-		if _, serr := d.fs.Stat(d.file(from)); !errors.Is(serr, fs.ErrNotExist) {
-			return ErrExists
+		if err := d.leave(from, to); err != nil {
+			return err
 		}
 	case errors.Is(err, fs.ErrNotExist):
 		if _, serr := d.fs.Stat(d.file(to)); serr != nil {
@@ -298,6 +298,26 @@ func (d *Dir) rename(from, to string) error {
 	// The new name first: in a crash between the two there may be both, but
 	// never none.
 	return errors.Join(d.fs.SyncDir(filepath.Dir(d.file(to))), d.fs.SyncDir(filepath.Dir(d.file(from))))
+}
+
+// leave ends a rename that was interrupted between an object's second name and the
+// end of its first, on a filesystem that can't do both at once.
+func (d *Dir) leave(from, to string) error {
+	old, err := d.fs.Stat(d.file(from))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // by somebody else, just now
+	}
+	if err != nil {
+		return err
+	}
+	there, err := d.fs.Stat(d.file(to))
+	switch {
+	case err != nil:
+		return err
+	case !os.SameFile(old, there):
+		return ErrExists
+	}
+	return d.fs.Remove(d.file(from))
 }
 
 // Delete implements Store.

@@ -35,6 +35,11 @@ type Info struct {
 
 // Store keeps objects. A name is a kind and a key, as in "packs/5f3a".
 //
+// One process writes at a time, and whoever opens a store sees to that, by a lock
+// or by a lease; one that has lost its lease answers ErrLocked to all that would
+// write. What is in objects may be encrypted by those who put it there, in parts
+// that can be read by themselves; a store knows nothing of it.
+//
 // Methods may be called concurrently. A cancelled context makes a method return
 // early with the context's error; what it was to do may have been done. All but
 // Create and Rename can be repeated without harm, and these two answer ErrExists
@@ -54,14 +59,17 @@ type Store interface {
 	Stat(ctx context.Context, name string) (Info, error)
 
 	// List calls fn for every object of a kind that was there all the while, in
-	// no particular order; one that came or went meanwhile may be among them. fn
+	// no particular order; one that came or went meanwhile may be among them. What
+	// Create, Rename and Delete have answered shows at once: a store whose lists
+	// come late puts them right by what it has done itself. fn
 	// may create and delete objects. Its first error ends the walk and is
 	// returned.
 	List(ctx context.Context, kind string, fn func(Info) error) error
 
-	// Rename gives an object another name, durably. Where from is absent and to
-	// is there, it has been done before and succeeds; where both are there it is
-	// ErrExists.
+	// Rename gives an object another name, durably. Interrupted, the object may
+	// have both names, and never none. Where from is absent and to is there, it
+	// has been done before and succeeds; where both are there it is ErrExists,
+	// but for an object that an earlier Rename has left with both.
 	Rename(ctx context.Context, from, to string) error
 
 	// Delete removes an object durably; an absent one is fine.

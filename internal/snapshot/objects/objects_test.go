@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/steadcloud/stead/internal/snapshot/objects"
+	"github.com/steadcloud/stead/internal/snapshot/objects/bucket"
 	"github.com/steadcloud/stead/internal/snapshot/objects/objectstest"
 	"github.com/steadcloud/stead/internal/snapshot/objects/strictfs"
 )
@@ -46,9 +48,105 @@ func TestStores(t *testing.T) {
 		"Retry": func(t *testing.T) objects.Store {
 			return objects.Retry(&moody{Store: openDir(t)}, slog.New(slog.DiscardHandler), 40, time.Microsecond)
 		},
+		"Bucket": func(t *testing.T) objects.Store {
+			b := bucket.New(rand.Uint64())
+			b.Trouble, b.Stale = 25, 20
+			return objects.Retry(openBucket(t, b, time.Now), slog.New(slog.DiscardHandler), 60, time.Microsecond)
+		},
 	}
 	for name, open := range stores {
 		t.Run(name, func(t *testing.T) { objectstest.Run(t, open) })
+	}
+}
+
+func openBucket(t *testing.T, b *bucket.Bucket, now func() time.Time) *bucket.Store {
+	t.Helper()
+	for {
+		s, err := bucket.Open(t.Context(), b, now, time.Minute)
+		if err == nil {
+			return s
+		}
+		if !errors.Is(err, objects.ErrUnavailable) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestBucketHasOneWriter wants a second writer to be refused while the first has
+// its lease, and the first once the second has it.
+func TestBucketHasOneWriter(t *testing.T) {
+	b, now := bucket.New(1), time.Now()
+	clock := func() time.Time { return now }
+	first := openBucket(t, b, clock)
+	for i := range 5 { // it renews what it uses
+		now = now.Add(40 * time.Second)
+		if err := create(first, fmt.Sprintf("packs/%d", i), "mine"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := bucket.Open(t.Context(), b, clock, time.Minute); !errors.Is(err, objects.ErrLocked) {
+			t.Fatalf("a second writer: %v, want ErrLocked", err)
+		}
+	}
+	now = now.Add(time.Minute)
+	second := openBucket(t, b, clock)
+	for name, err := range map[string]error{
+		"create": create(first, "packs/a", "mine"),
+		"delete": first.Delete(t.Context(), "packs/1"),
+		"rename": first.Rename(t.Context(), "packs/1", "trash/1"),
+	} {
+		if !errors.Is(err, objects.ErrLocked) {
+			t.Errorf("%s without the lease: %v, want ErrLocked", name, err)
+		}
+	}
+	if err := create(second, "packs/a", "theirs"); err != nil {
+		t.Error(err)
+	}
+	_ = first.Close()
+	if err := create(second, "packs/b", "theirs"); err != nil {
+		t.Error(err)
+	}
+	_ = second.Close()
+	_ = openBucket(t, b, clock).Close()
+}
+
+// linked is a filesystem that can't rename without replacing, and on which the
+// process dies between the two steps that stand for it.
+type linked struct {
+	objects.OS
+	dies bool
+}
+
+func (l *linked) Publish(from, to string) error {
+	if err := os.Link(from, to); err != nil {
+		return err
+	}
+	if l.dies {
+		l.dies = false
+		return errors.New("killed")
+	}
+	return os.Remove(from)
+}
+
+// TestRenameGoesOn has a rename interrupted while the object has both names.
+func TestRenameGoesOn(t *testing.T) {
+	disk := &linked{}
+	s, err := objects.OpenDirOn(disk, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	if err := create(s, "packs/a", "aaaa"); err != nil {
+		t.Fatal(err)
+	}
+	disk.dies = true
+	if err := s.Rename(t.Context(), "packs/a", "trash/a"); err == nil {
+		t.Fatal("it wasn't interrupted")
+	}
+	if err := s.Rename(t.Context(), "packs/a", "trash/a"); err != nil {
+		t.Fatal(err)
+	}
+	if a, trash := content(t, s, "packs/a"), content(t, s, "trash/a"); a != "" || trash != "aaaa" {
+		t.Errorf("it is %q and %q, want one in the trash", a, trash)
 	}
 }
 

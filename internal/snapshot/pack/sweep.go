@@ -251,8 +251,12 @@ func (s *Store) discard(ctx context.Context, v *victim) error {
 	return nil // it may come back, and its rot with it
 }
 
-// forgetRot deletes the notes of rot in a pack that is gone for good.
+// forgetRot deletes the notes of rot in a pack that is gone for good: what was
+// deleted may have been a second name of it, left by an interrupted sweep.
 func (s *Store) forgetRot(ctx context.Context, pack string) error {
+	if _, err := s.objs.Stat(ctx, kindPacks+"/"+pack); !errors.Is(err, objects.ErrNotFound) {
+		return err
+	}
 	return s.objs.List(ctx, kindRot, func(o objects.Info) error {
 		if strings.HasPrefix(o.Name, kindRot+"/"+pack) {
 			return s.objs.Delete(ctx, o.Name)

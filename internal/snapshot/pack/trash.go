@@ -90,12 +90,12 @@ func (s *Store) bringBack(ctx context.Context, object string) error {
 	if !ok {
 		return fmt.Errorf("%w: %q in the trash", objects.ErrInvalid, object)
 	}
-	info, err := s.objs.Stat(ctx, object)
-	if err != nil {
-		return err
-	}
 	if err := s.objs.Rename(ctx, object, kindPacks+"/"+name); err != nil && !errors.Is(err, objects.ErrExists) {
 		return fmt.Errorf("bring back %s: %w", object, err)
+	}
+	info, err := s.objs.Stat(ctx, kindPacks+"/"+name)
+	if err != nil {
+		return err
 	}
 	entries, unread, err := s.entriesOf(ctx, kindPacks, name, info.Size)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"testing"
 	"time"
 
@@ -151,4 +152,50 @@ func TestDeletedLastComesFirst(t *testing.T) {
 	if err != nil || !bytes.Equal(raw, []byte("second")) {
 		t.Errorf("%q comes first (%v), want the one deleted last", raw, err)
 	}
+}
+
+// forgetful does what it is asked and says that it was done before, or that it
+// can't: the answer of an attempt was lost.
+type forgetful struct {
+	objects.Store
+	renames int // that fail
+}
+
+func (s *forgetful) Create(ctx context.Context, name string, data []byte) error {
+	if err := s.Store.Create(ctx, name, data); err != nil {
+		return err
+	}
+	return objects.ErrExists
+}
+
+func (s *forgetful) Rename(ctx context.Context, from, to string) error {
+	err := s.Store.Rename(ctx, from, to)
+	if s.renames--; s.renames >= 0 {
+		return errors.Join(objects.ErrUnavailable, err)
+	}
+	return err
+}
+
+// TestLostAnswers wants what was done to count, also for those who learn only
+// later that it was.
+func TestLostAnswers(t *testing.T) {
+	dir, err := objects.OpenDir(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost := &forgetful{Store: dir}
+	s, err := Open(t.Context(), lost, slog.New(slog.DiscardHandler), Options{PackSize: 64 << 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fixture{T: t, Store: s, objs: dir, time: &clock{}}
+	t.Cleanup(f.shut)
+	a := noise(1, 5000)
+	sums := f.add(a)
+	f.want(a)
+	f.sweep()
+	lost.renames = 1
+	f.wantErr(f.Recover(t.Context(), sums), objects.ErrUnavailable)
+	f.ok(f.Recover(t.Context(), sums))
+	f.want(a)
 }
