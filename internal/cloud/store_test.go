@@ -143,6 +143,33 @@ func TestUndeleteAfterHalfADeletion(t *testing.T) {
 	wantBlocks(t, d.all(snap), blocks)
 }
 
+// A daemon that dies between bringing the data back and noting it loses neither:
+// the next one notes it, whatever else it deletes before it is asked again.
+func TestUndeleteHalfDone(t *testing.T) {
+	d := newDirect(t)
+	blocks := map[int32][]byte{3: noise(1)}
+	snap := d.made(ebsapi.StartSnapshotInput{Description: aws.String("mine")}, blocks)
+	other := d.made(ebsapi.StartSnapshotInput{}, map[int32][]byte{4: noise(2)})
+	d.delete(snap)
+	d.trashed(snap)
+	if _, err := d.cloud.snapshots.Undelete(t.Context(), snap); err != nil {
+		t.Fatal(err)
+	}
+	d = d.killed()
+	d.delete(other)
+	d.trashed(other)
+	if s := snapshotState(t, d.ec2, snap); *s.Description != "mine" || s.State != types.SnapshotStateCompleted {
+		t.Errorf("it came back as %+v", s)
+	}
+	if _, err := d.cloud.Undelete(t.Context(), snap); err != nil {
+		t.Error(err)
+	}
+	wantBlocks(t, d.all(snap), blocks)
+	if list, err := d.cloud.Trashed(t.Context()); err != nil || len(list) != 1 || list[0].Snapshot != other {
+		t.Errorf("the trash has %v (%v)", list, err)
+	}
+}
+
 // A deletion that still waits is called off.
 func TestUndeleteBeforeItsTurn(t *testing.T) {
 	d := newDirect(t)

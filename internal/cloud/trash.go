@@ -82,7 +82,7 @@ func (c *Cloud) expireTrash(ctx context.Context) error {
 }
 
 // forgetTrash removes the records of deleted snapshots whose data is gone for
-// good.
+// good, and finishes what Undelete had begun.
 func (c *Cloud) forgetTrash(ctx context.Context) error {
 	c.trashing.Lock()
 	defer c.trashing.Unlock()
@@ -102,16 +102,22 @@ func (c *Cloud) forgetTrash(ctx context.Context) error {
 	for _, d := range left {
 		there[d.ID] = true
 	}
-	return c.db.Update(func(tx *state.Tx) error {
-		for _, r := range records {
-			if !there[r.ID] {
-				if err := state.Delete(tx, r); err != nil {
-					return err
-				}
-			}
+	for _, r := range records {
+		if there[r.ID] {
+			continue
 		}
-		return nil
-	})
+		_, err := c.snapshots.Info(ctx, r.ID)
+		switch {
+		case errors.Is(err, snapshot.ErrNotFound):
+			err = c.db.Update(func(tx *state.Tx) error { return state.Delete(tx, r) })
+		case err == nil || errors.Is(err, snapshot.ErrCorrupt):
+			_, err = c.putBack(r) // a daemon ended after it had brought the data back
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Undelete brings back a deleted snapshot as it was, with its tags. One that is
@@ -137,6 +143,11 @@ func (c *Cloud) Undelete(ctx context.Context, id string) (*state.Snapshot, error
 	if err := c.untrash(ctx, id); err != nil {
 		return nil, err
 	}
+	return c.putBack(deleted)
+}
+
+// putBack makes the record of a snapshot whose data is back in the store.
+func (c *Cloud) putBack(deleted *state.DeletedSnapshot) (*state.Snapshot, error) {
 	back := deleted.Snapshot
 	back.Deleted, back.Copying, back.Run = false, nil, nil
 	return &back, c.db.Update(func(tx *state.Tx) error {
