@@ -69,6 +69,9 @@ func (d *Dir) changes(id string, f *os.File) (changeRecord, error) {
 	if now != rec.file {
 		return changeRecord{}, fmt.Errorf("%w: the file was changed since by something else", ErrNoChanges)
 	}
+	if boot, err := bootID(); err != nil || boot != rec.boot {
+		return changeRecord{}, fmt.Errorf("%w: this machine was started since", ErrNoChanges)
+	}
 	return rec, nil
 }
 
@@ -115,7 +118,11 @@ func (d *Dir) saveChanges(id string, f *os.File, ch Changes) error {
 	if after != before {
 		return errors.New("the file is being changed")
 	}
-	rec := changeRecord{Changes: ch, file: after}
+	boot, err := bootID()
+	if err != nil {
+		return err
+	}
+	rec := changeRecord{Changes: ch, file: after, boot: boot}
 	_, _ = rand.Read(rec.nonce[:]) // never fails
 	return d.writeSidecar(d.sidecar(id, changedSuffix), rec.encode())
 }
@@ -226,10 +233,24 @@ func identify(f *os.File) (identity, error) {
 	return identity{Size: uint64(st.Size), Inode: st.Ino, MTime: st.Mtim.Nano(), CTime: st.Ctim.Nano()}, nil
 }
 
+// bootID tells this run of the machine from others.
+func bootID() (id [16]byte, err error) {
+	raw, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return id, err
+	}
+	n, err := hex.Decode(id[:], bytes.ReplaceAll(bytes.TrimSpace(raw), []byte("-"), nil))
+	if err == nil && n < len(id) {
+		err = fmt.Errorf("the machine's boot ID is %q", raw)
+	}
+	return id, err
+}
+
 // changeRecord is Changes as they are kept beside a volume:
 //
-//	8 bytes   "STDCHG" 0 1
+//	8 bytes   "STDCHG" 0 2
 //	8 bytes   nonce
+//	16 bytes  the boot ID of the machine that it was written on
 //	32 bytes  size, inode, mtime and ctime of the volume's file, 8 each
 //	2 bytes   length of the base's ID, and that
 //	4 bytes   length of the bits in bytes, and those
@@ -239,16 +260,18 @@ func identify(f *os.File) (identity, error) {
 type changeRecord struct {
 	Changes
 	nonce [8]byte // no two records have the same
+	boot  [16]byte
 	file  identity
 }
 
-const changeMagic = "STDCHG\x00\x01"
+const changeMagic = "STDCHG\x00\x02"
 
 // carried names the record.
 func (r changeRecord) carried() string { return hex.EncodeToString(r.nonce[:]) }
 
 func (r changeRecord) encode() []byte {
 	b := append([]byte(changeMagic), r.nonce[:]...)
+	b = append(b, r.boot[:]...)
 	b = binary.BigEndian.AppendUint64(b, r.file.Size)
 	b = binary.BigEndian.AppendUint64(b, r.file.Inode)
 	b = binary.BigEndian.AppendUint64(b, uint64(r.file.MTime))
@@ -275,7 +298,7 @@ func readChanges(path string) (changeRecord, error) {
 }
 
 func decodeChanges(b []byte) (rec changeRecord, ok bool) {
-	const head = len(changeMagic) + 8 + 32
+	const head = len(changeMagic) + 8 + 16 + 32
 	if len(b) < head+2+4+sha256.Size || !bytes.HasPrefix(b, []byte(changeMagic)) {
 		return rec, false
 	}
@@ -284,8 +307,9 @@ func decodeChanges(b []byte) (rec changeRecord, ok bool) {
 		return rec, false
 	}
 	copy(rec.nonce[:], body[len(changeMagic):])
+	copy(rec.boot[:], body[len(changeMagic)+8:])
 	word := func(i int) uint64 { return binary.BigEndian.Uint64(body[len(changeMagic)+8*i:]) }
-	rec.file = identity{Size: word(1), Inode: word(2), MTime: int64(word(3)), CTime: int64(word(4))}
+	rec.file = identity{Size: word(3), Inode: word(4), MTime: int64(word(5)), CTime: int64(word(6))}
 	rest := body[head:]
 	n := int(binary.BigEndian.Uint16(rest))
 	if rest = rest[2:]; n == 0 || len(rest) < n+4 {

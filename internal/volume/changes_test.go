@@ -206,6 +206,26 @@ func TestChangesGoWithTheirVolume(t *testing.T) {
 	}
 }
 
+// TestChangesOfAnotherBoot: after a power cut a file may hold what was written to
+// it and have its old times.
+func TestChangesOfAnotherBoot(t *testing.T) {
+	d, ch := changedVolume(t)
+	if err := d.SaveChanges(t.Context(), "vol-1", ch); err != nil {
+		t.Fatal(err)
+	}
+	wantChanges(t, d, ch)
+	path := d.sidecar("vol-1", changedSuffix)
+	rec, err := readChanges(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec.boot[3]++
+	if err := os.WriteFile(path, rec.encode(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wantDoubt(t, d)
+}
+
 func FuzzChanges(f *testing.F) {
 	f.Add(changeRecord{Changes: unchanged("snap-1", changesSize)}.encode())
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -18,6 +18,12 @@
 // what is noted holds for the file with this inode, size, mtime and ctime alone,
 // and it is forgotten before a machine can write.
 //
+// It also holds for this run of the host alone. What something else writes into a
+// file, somebody who has mounted it say, may reach the disk before the file's
+// times do, even when it was synced (fdatasync); after a power cut it would look
+// unchanged. So the first snapshot of a volume after the host was started reads it
+// whole.
+//
 // A record is saved when nobody can write to the volume: its machine is gone or
 // has given it back, or a snapshot of it was read while it lay still. The volume
 // is synced, then identified, then the record is written under another name,
