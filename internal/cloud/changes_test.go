@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 
 	"github.com/steadcloud/stead/internal/snapshot"
+	"github.com/steadcloud/stead/internal/state"
 )
 
 // readings collects how much of their volumes snapshots read.
@@ -148,4 +150,26 @@ func TestSnapshotIsWholeWhenItsBaseIsGone(t *testing.T) {
 	if got := headOf(t, c, made); got != "data" {
 		t.Errorf("a volume of the second reads %q", got)
 	}
+}
+
+// A snapshot that was complete in the store when its daemon was killed says
+// nothing of its volume, which anybody may have written to since.
+func TestSnapshotOfAKilledDaemonTellsNothingOfItsVolume(t *testing.T) {
+	d := newDirect(t)
+	vol := makeVolume(t, d.ec2, &ec2.CreateVolumeInput{AvailabilityZone: aws.String("us-east-1a"), Size: aws.Int32(1)})
+	writeBlock(t, d.cloud.volumes.Path(vol), 0, 1, true)
+	snap := snapshotOf(t, d.ec2, vol)
+	err := amend(d.cloud, job{(*state.Snapshot)(nil).Kind(), testScope, snap}, func(_ *state.Tx, s *state.Snapshot) error {
+		s.State = state.SnapshotPending // as it is between the two commits
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.end()
+	writeBlock(t, filepath.Join(d.dir.Volumes(), vol+".raw"), 0, 2, true)
+	d = openDirect(t, d.dir, d.clock)
+	waitCompleted(t, d.ec2, snap)
+	wantBlocks(t, d.all(snap), map[int32][]byte{0: noise(1)})
+	wantBlocks(t, d.all(snapshotOf(t, d.ec2, vol)), map[int32][]byte{0: noise(2)})
 }

@@ -2,8 +2,6 @@ package cloud
 
 import (
 	"bytes"
-	"encoding/binary"
-	"hash/crc32"
 	"os"
 	"strings"
 	"sync"
@@ -84,9 +82,7 @@ func TestDirectPowerCut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	record := raw[64:128]
-	record[30] ^= 1
-	binary.LittleEndian.PutUint32(record[60:], crc32.Checksum(record[:60], crc32.MakeTable(crc32.Castagnoli)))
+	rebootJournal(raw)
 	if err := os.WriteFile(path, raw, 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -2,8 +2,11 @@ package cloud
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -217,6 +220,7 @@ func writeBlock(t *testing.T, path string, index int32, seed uint64, sync bool) 
 
 // look wants what had been promised when the power failed.
 func (w *cutFolder) look(dir Dir, at powercut.Mark) {
+	reboot(w.t, dir)
 	d := openDirect(w.t, dir, &clock{at: time.Date(2026, 3, 4, 6, 6, 7, 0, time.UTC)})
 	defer d.end()
 	for _, p := range w.promises {
@@ -233,6 +237,44 @@ func (w *cutFolder) look(dir Dir, at powercut.Mark) {
 		w.t.Errorf("the store: %+v (%v)", report, err)
 	}
 	w.next(d)
+}
+
+// reboot makes what a folder tells of this run of the host tell of another.
+func reboot(t *testing.T, dir Dir) {
+	t.Helper()
+	change := func(pattern string, edit func(raw []byte)) {
+		paths, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range paths {
+			raw, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			edit(raw)
+			if err := os.WriteFile(path, raw, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	change(filepath.Join(dir.Volumes(), "*.changed"), func(raw []byte) { // see changeRecord
+		body := raw[:len(raw)-sha256.Size]
+		body[16] ^= 1
+		sum := sha256.Sum256(body)
+		copy(raw[len(body):], sum[:])
+	})
+	change(filepath.Join(dir.Uploads(), "*.journal"), rebootJournal)
+}
+
+// rebootJournal changes the boot in the first record of an upload's journal.
+func rebootJournal(raw []byte) {
+	if len(raw) < 128 {
+		return
+	}
+	record := raw[64:128]
+	record[30] ^= 1
+	binary.LittleEndian.PutUint32(record[60:], crc32.Checksum(record[:60], crc32.MakeTable(crc32.Castagnoli)))
 }
 
 func (w *cutFolder) kept(d *direct, p cutPromise) error {

@@ -251,10 +251,12 @@ func (c *Cloud) storeSnapshot(ctx context.Context, snap *state.Snapshot, held *h
 	if snap.Upload != nil {
 		return c.storeUpload(ctx, snap)
 	}
+	// It may be complete in the store since before the daemon ended. Then nothing
+	// is read, and nothing known of whether the volume is still as it was.
+	if info, err := c.snapshots.Info(ctx, snap.ID); err == nil {
+		return info, nil
+	}
 	if held == nil {
-		if info, err := c.snapshots.Info(ctx, snap.ID); err == nil {
-			return info, nil // it was complete in the store when the daemon ended
-		}
 		return snapshot.Info{}, errors.New("the daemon ended while the snapshot was read from a running machine; take another")
 	}
 	src, err := held.open(ctx, snap.VolumeID)
