@@ -13,7 +13,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
-	"github.com/steadcloud/stead/internal/machine"
 	"github.com/steadcloud/stead/internal/state"
 )
 
@@ -47,7 +46,7 @@ type view struct {
 	groups []types.GroupIdentifier
 	public string
 	eip    *state.Address
-	fault  *machine.IOError  // why its machine stands still
+	fault  *fault            // why its machine stands still
 	moved  map[string]string // tags that tell of ports moved on the host
 }
 
@@ -160,7 +159,7 @@ func (c *Cloud) views(tx *state.Tx, s state.Scope, insts []*state.Instance) ([]v
 			v.groups = append(v.groups, types.GroupIdentifier{GroupId: aws.String(g), GroupName: aws.String(names[g])})
 		}
 		v.public = publicOf(i, v.eip)
-		v.moved, v.fault = c.movedPorts(i), c.running.ioError(i.ID)
+		v.moved, v.fault = c.movedPorts(i), c.running.fault(i.ID)
 		out = append(out, v)
 	}
 	return out, nil

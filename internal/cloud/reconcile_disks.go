@@ -44,6 +44,10 @@ func (c *Cloud) plug(ctx context.Context, inst *state.Instance, h *machineHandle
 	if !c.uses.run(inst.ID, []string{d.ID}, func() { c.work.kick(jobOf(inst)) }) {
 		return nil
 	}
+	if err := c.reread(ctx, d); err != nil {
+		c.uses.unplugged(d.ID)
+		return fmt.Errorf("attach %s to %s: %w", d.ID, inst.ID, err)
+	}
 	disk := c.diskOf(d)
 	c.carry(&disk)
 	if err := h.vm.Attach(ctx, disk); err != nil {

@@ -86,8 +86,8 @@ func (c *Cloud) examine(ctx context.Context, inst *state.Instance, h *machineHan
 		return h, c.guestStopped(inst)
 	case st.State == machine.Failed:
 		return h, c.lost(jobOf(inst))
-	case st.State == machine.Paused && st.IOError != nil && st.IOError.NoSpace:
-		return h, c.resumeWhenRoom(ctx, inst, h, st.IOError)
+	case st.State == machine.Paused && st.IOError != nil:
+		return h, c.goOn(ctx, inst, h, st.IOError)
 	}
 	return h, nil
 }
@@ -132,23 +132,6 @@ func (c *Cloud) lost(j job) error {
 	return err
 }
 
-// resumeWhenRoom lets a machine go on that a full host disk stopped, as soon
-// as there is room.
-func (c *Cloud) resumeWhenRoom(ctx context.Context, inst *state.Instance, h *machineHandle, e *machine.IOError) error {
-	const enough = 64 << 20
-	c.work.later(jobOf(inst), 2*time.Second)
-	free, err := freeSpace(string(c.dir))
-	if err == nil && free < enough {
-		c.makeRoom()
-		free, err = freeSpace(string(c.dir))
-	}
-	if err != nil || free < enough {
-		return err
-	}
-	c.log.Info("room again, machine goes on", "instance", inst.ID, "volume", e.VolumeID)
-	return h.vm.Continue(ctx)
-}
-
 // buried forgets a machine whose process is gone.
 func (c *Cloud) buried(inst *state.Instance) {
 	c.running.remove(inst.ID)
@@ -181,6 +164,9 @@ func (c *Cloud) boot(ctx context.Context, inst *state.Instance) error {
 		return nil // a snapshot reads one of them; its end kicks this one
 	}
 	spec, err := c.spec(inst, disks)
+	if err == nil {
+		err = c.reread(ctx, disks...)
+	}
 	if err != nil {
 		c.uses.stopped(inst.ID)
 		return c.launchFailed(inst, "Server.InternalError", err.Error())

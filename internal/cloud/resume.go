@@ -241,6 +241,9 @@ func (c *Cloud) hold(i *state.Instance, m vm) {
 
 func (c *Cloud) notice(id string, e machine.Event) {
 	if ioerr, ok := e.(machine.IOError); ok {
+		if h := c.running.get(id); h != nil {
+			h.stopped(ioerr)
+		}
 		c.log.Error("machine stopped by a disk error", "instance", id, "volume", ioerr.VolumeID, "reason", ioerr.Reason, "full", ioerr.NoSpace)
 	}
 }

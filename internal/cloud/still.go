@@ -285,19 +285,7 @@ type machineHandle struct {
 
 	mu      sync.Mutex
 	claimed []string
-	ioError *machine.IOError // why it stands still
-}
-
-func (h *machineHandle) setIOError(e *machine.IOError) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.ioError = e
-}
-
-func (h *machineHandle) standsStill() *machine.IOError {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.ioError
+	still   standstill
 }
 
 func (h *machineHandle) claim(vols []string) bool {
@@ -322,10 +310,10 @@ func (m *machines) get(id string) *machineHandle {
 	return m.byID[id]
 }
 
-// ioError says why an instance's machine stands still; nil if it doesn't.
-func (m *machines) ioError(id string) *machine.IOError {
+// fault says why an instance's machine stands still; nil if it doesn't.
+func (m *machines) fault(id string) *fault {
 	if h := m.get(id); h != nil {
-		return h.standsStill()
+		return h.fault()
 	}
 	return nil
 }

@@ -7,7 +7,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
-	"github.com/steadcloud/stead/internal/machine"
 	"github.com/steadcloud/stead/internal/state"
 )
 
@@ -28,7 +27,7 @@ func (c *Cloud) DescribeVolumeStatus(ctx context.Context, in *ec2.DescribeVolume
 		if e := c.faultOf(v); e != nil {
 			item.Events = []types.VolumeStatusEvent{{
 				EventType: aws.String(eventIOPaused), EventId: aws.String("evol-" + v.ID[len("vol-"):]), InstanceId: aws.String(v.Attachment.InstanceID),
-				Description: aws.String("The machine stands still: " + faultText(e)),
+				Description: aws.String("The machine stands still: " + e.String()),
 			}}
 		}
 		out.VolumeStatuses = append(out.VolumeStatuses, item)
@@ -63,19 +62,12 @@ func (c *Cloud) volumeStatusFilters() fields[*state.Volume] {
 }
 
 // faultOf is the error on a volume that its machine stands still for.
-func (c *Cloud) faultOf(v *state.Volume) *machine.IOError {
+func (c *Cloud) faultOf(v *state.Volume) *fault {
 	if v.Attachment == nil {
 		return nil
 	}
-	if e := c.running.ioError(v.Attachment.InstanceID); e != nil && e.VolumeID == v.ID {
+	if e := c.running.fault(v.Attachment.InstanceID); e != nil && e.VolumeID == v.ID {
 		return e
 	}
 	return nil
-}
-
-func faultText(e *machine.IOError) string {
-	if e.NoSpace {
-		return "the disk of the host is full; it goes on when there is room"
-	}
-	return e.Reason
 }

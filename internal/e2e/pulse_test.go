@@ -75,8 +75,8 @@ func TestMachineSnapshotsWhileItWrites(t *testing.T) {
 	r.sh("web", "! dmesg | grep -i 'i/o error'")
 
 	r.sh("web", "mkfifo /run/in && { sleep 100000 > /run/in & } && { /tmp/pulse /dev/"+device+" 2048 < /run/in > /run/out 2>&1 & } && echo on > /run/in")
-	t.Run("unplug", func(t *testing.T) { r.unplugAround(t, c, instance) })
-	t.Run("daemon", func(t *testing.T) { r.trouble(t, c, volume) })
+	r.unplugAround(c, instance)
+	r.trouble(c, volume)
 	r.sh("web", "echo off > /run/in; sleep 0.2; pidof pulse && ! dmesg | grep -i 'i/o error'")
 	out := r.sh("web", "kill $(pidof sleep); sleep 0.5; cat /run/out")
 	t.Logf("while its other disk and the daemon were in trouble:\n%s", out)
@@ -255,7 +255,7 @@ func (r *rig) export(id string) []byte {
 
 // unplugAround unplugs a disk while it is being read for a snapshot, and plugs it
 // in again for the next.
-func (r *rig) unplugAround(t *testing.T, c *ec2.Client, instance string) {
+func (r *rig) unplugAround(c *ec2.Client, instance string) {
 	ctx := context.Background()
 	volume := r.plug(c, instance, "/dev/sdg")
 	for _, text := range []string{"first", "second"} {
@@ -263,13 +263,13 @@ func (r *rig) unplugAround(t *testing.T, c *ec2.Client, instance string) {
 		r.sh("web", fmt.Sprintf("{ yes %s | head -c 8388608; } | dd of=/dev/%s bs=1M iflag=fullblock oflag=direct 2>/dev/null", text, device))
 		snap := r.snapshot(c, volume)
 		if _, err := c.DetachVolume(ctx, &ec2.DetachVolumeInput{VolumeId: &volume}); err != nil {
-			t.Fatal(err)
+			r.t.Fatal(err)
 		}
 		r.completed(c, snap)
 		r.waitVolume(c, volume, types.VolumeStateAvailable)
 		want := bytes.Repeat([]byte(text+"\n"), len(r.export(snap)))[:pulseBlocks*pulseBlock]
 		if got := r.export(snap); !bytes.Equal(got, want) {
-			t.Errorf("the snapshot taken with %q on the disk has %q …", text, got[:16])
+			r.t.Errorf("the snapshot taken with %q on the disk has %q …", text, got[:16])
 		}
 		r.plugIn(c, volume, instance, "/dev/sdg")
 	}
@@ -278,11 +278,11 @@ func (r *rig) unplugAround(t *testing.T, c *ec2.Client, instance string) {
 
 // trouble has the daemon stand still, crawl and die while it reads a disk to
 // which the guest writes.
-func (r *rig) trouble(t *testing.T, c *ec2.Client, volume string) {
+func (r *rig) trouble(c *ec2.Client, volume string) {
 	stop := func(sig syscall.Signal) {
-		t.Helper()
+		r.t.Helper()
 		if err := syscall.Kill(r.daemon().pid, sig); err != nil {
-			t.Fatal(err)
+			r.t.Fatal(err)
 		}
 	}
 	// A reader that doesn't read for longer than a write may wait for it, and one
@@ -304,9 +304,9 @@ func (r *rig) trouble(t *testing.T, c *ec2.Client, volume string) {
 	c = r.client()
 	out, err := c.DescribeSnapshots(context.Background(), &ec2.DescribeSnapshotsInput{SnapshotIds: []string{snap}})
 	if err != nil {
-		t.Fatal(err)
+		r.t.Fatal(err)
 	}
-	t.Logf("the snapshot that was being read when the daemon died is %s: %s", out.Snapshots[0].State, aws.ToString(out.Snapshots[0].StateMessage))
+	r.t.Logf("the snapshot that was being read when the daemon died is %s: %s", out.Snapshots[0].State, aws.ToString(out.Snapshots[0].StateMessage))
 	r.completed(c, r.snapshot(c, volume))
 }
 

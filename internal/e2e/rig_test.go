@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -22,6 +23,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"golang.org/x/sys/unix"
 
 	"github.com/steadcloud/stead/internal/image"
 )
@@ -70,6 +72,7 @@ type rig struct {
 	data     string // the local cloud's folder
 	machines string // auto or none
 	first    string // goes before the rest of PATH
+	mounts   []string
 }
 
 // skip skips, unless every test is demanded.
@@ -134,6 +137,11 @@ func (r *rig) destroy() {
 		p.kill()
 	}
 	r.waitUntil("the rig's processes are gone", func() bool { return len(r.processes("")) == 0 })
+	for _, dir := range slices.Backward(r.mounts) {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			r.t.Error(err)
+		}
+	}
 	if err := os.RemoveAll(r.root); err != nil {
 		r.t.Error(err)
 	}

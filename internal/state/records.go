@@ -153,6 +153,9 @@ type Volume struct {
 	Modified     []time.Time   `json:"modified,omitempty"`
 	// AutoIO: input and output are to go on by themselves after damage.
 	AutoIO bool `json:"autoIO,omitempty"`
+	// Doubted: its host failed to write to it, so that the host's memory may hold
+	// what the disk doesn't.
+	Doubted bool `json:"doubted,omitempty"`
 	// ReservedFor is the instance that it becomes the root of, while the task
 	// that makes it so is under way. Nothing else may take it meanwhile.
 	ReservedFor string `json:"reservedFor,omitempty"`
