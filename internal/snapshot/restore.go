@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-
-	"golang.org/x/sync/errgroup"
 )
 
 // zeroRun is the shortest stretch of zeros within a block that Restore leaves
@@ -34,43 +32,57 @@ func (e *Engine) Restore(ctx context.Context, id string, w io.WriterAt, progress
 	return nil
 }
 
+// restoreWindow is how many blocks are put into the order of their packs at a
+// time: 8 GiB, for which a mebibyte of digests is held.
+const restoreWindow = 16 << 10
+
 func (e *Engine) restore(ctx context.Context, r *root, w io.WriterAt, progress Progress) error {
 	done := newMeter(progress, r.info().DataBytes)
-	group, ctx := errgroup.WithContext(ctx)
-	queue := make(chan block, e.workers)
-	group.Go(func() error {
-		defer close(queue)
-		return e.walk(ctx, r, 0, func(index int64, sum Digest) error {
-			select {
-			case queue <- block{index, sum}:
-				return nil
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		})
-	})
-	for range e.workers {
-		group.Go(func() error {
-			buf := make([]byte, 0, BlockSize)
-			for b := range queue {
-				data, err := e.fetch(ctx, r, b, buf)
-				if err != nil {
-					return err
-				}
-				if err := writeSparse(w, data, b.index*BlockSize); err != nil {
-					return fmt.Errorf("write volume at %d: %w", b.index*BlockSize, err)
-				}
-				done.add(int64(len(data)))
-			}
-			return nil
-		})
+	var window []block
+	flush := func() error {
+		err := e.restoreBlocks(ctx, r, window, w, done)
+		window = window[:0]
+		return err
 	}
-	return group.Wait()
+	err := e.walk(ctx, r, 0, func(index int64, sum Digest) error {
+		if window = append(window, block{index, sum}); len(window) < restoreWindow {
+			return nil
+		}
+		return flush()
+	})
+	if err == nil {
+		err = flush()
+	}
+	return err
+}
+
+// restoreBlocks writes blocks, in the order in which they lie in the store.
+func (e *Engine) restoreBlocks(ctx context.Context, r *root, blocks []block, w io.WriterAt, done *meter) error {
+	sums := make([]Digest, len(blocks))
+	for n, b := range blocks {
+		sums[n] = b.sum
+	}
+	return e.store.Fetch(ctx, sums, e.workers, func(n int, data []byte, err error) error {
+		b := blocks[n]
+		if data, err = r.whole(b, data, err); err != nil {
+			return err
+		}
+		if err := writeSparse(w, data, b.index*BlockSize); err != nil {
+			return fmt.Errorf("write volume at %d: %w", b.index*BlockSize, err)
+		}
+		done.add(int64(len(data)))
+		return nil
+	})
 }
 
 // fetch reads and verifies a block, in buf where it fits.
 func (e *Engine) fetch(ctx context.Context, r *root, b block, buf []byte) ([]byte, error) {
 	data, err := e.store.Get(ctx, b.sum, buf)
+	return r.whole(b, data, err)
+}
+
+// whole says of what was read for a block whether it is that.
+func (r *root) whole(b block, data []byte, err error) ([]byte, error) {
 	if err != nil {
 		return nil, inSnapshot(r.id, b.index, b.sum, err)
 	}

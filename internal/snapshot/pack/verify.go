@@ -9,8 +9,6 @@ import (
 	"strings"
 	"sync"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/steadcloud/stead/internal/snapshot/objects"
 )
 
@@ -26,25 +24,33 @@ func (s *Store) Verify(ctx context.Context, workers int, fn func(sum Digest, pla
 	defer hold.Close()
 	packs := s.byPack()
 	var mu sync.Mutex // held while fn is called
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(workers)
-	for _, p := range packs {
-		group.Go(func() error {
-			return s.verifyPack(ctx, p, func(sum Digest, plain int, err error) {
-				mu.Lock()
-				defer mu.Unlock()
-				fn(sum, plain, err)
-			})
-		})
-	}
-	return group.Wait()
+	return s.readRuns(ctx, workers, func(yield func(run) bool) {
+		for _, p := range packs {
+			slices.SortFunc(p.blobs, func(a, b located) int { return cmp.Compare(a.off, b.off) })
+			for _, r := range cut(p.name, p.blobs) {
+				if !yield(r) {
+					return
+				}
+			}
+		}
+	}, func(b located, data []byte, err error) error {
+		if errors.Is(err, ErrNotFound) {
+			return nil // swept since
+		}
+		if err != nil && !errors.Is(err, ErrCorrupt) {
+			return err
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		fn(b.sum, len(data), err)
+		return nil
+	})
 }
 
 // packBlobs are a pack's blobs that the index leads to.
 type packBlobs struct {
-	packInfo
-	ids    []id
-	places []place
+	name  string
+	blobs []located
 }
 
 func (s *Store) byPack() []*packBlobs {
@@ -54,62 +60,12 @@ func (s *Store) byPack() []*packBlobs {
 	for i, p := range s.index.places {
 		b := packs[p.pack]
 		if b == nil {
-			b = &packBlobs{packInfo: s.index.packs[p.pack]}
+			b = &packBlobs{name: s.index.packs[p.pack].name}
 			packs[p.pack] = b
 		}
-		b.ids, b.places = append(b.ids, i), append(b.places, p)
+		b.blobs = append(b.blobs, located{sum: Digest(i), place: p})
 	}
 	return slices.DeleteFunc(packs, func(b *packBlobs) bool { return b == nil })
-}
-
-func (s *Store) verifyPack(ctx context.Context, p *packBlobs, fn func(sum Digest, plain int, err error)) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	raw, err := s.readAll(ctx, kindPacks+"/"+p.name)
-	if errors.Is(err, objects.ErrNotFound) || errors.Is(err, objects.ErrDamaged) {
-		return s.verifyApart(ctx, p, fn) // swept or rewritten since, or lost in part
-	}
-	if err != nil {
-		return err
-	}
-	order := make([]int, len(p.ids))
-	for n := range order {
-		order[n] = n
-	}
-	slices.SortFunc(order, func(a, b int) int { return cmp.Compare(p.places[a].off, p.places[b].off) })
-	var buf []byte
-	for _, n := range order {
-		i, at := p.ids[n], p.places[n]
-		end := int64(at.off) + int64(blobHeader) + int64(at.stored)
-		var err error = &CorruptError{Object: kindPacks + "/" + p.name, Digest: Digest(i), Reason: "the pack is cut short"}
-		var data []byte
-		if end <= int64(len(raw)) {
-			data, err = s.decode(p.name, raw[at.off:end], at.off, Digest(i), buf)
-		}
-		var bad *CorruptError
-		if errors.As(err, &bad) {
-			s.noteRot(ctx, i, at, p.name, bad)
-		}
-		fn(Digest(i), len(data), err)
-		buf = data
-	}
-	return nil
-}
-
-// verifyApart reads a pack's blobs wherever they are now.
-func (s *Store) verifyApart(ctx context.Context, p *packBlobs, fn func(sum Digest, plain int, err error)) error {
-	for _, i := range p.ids {
-		data, err := s.Get(ctx, Digest(i), nil)
-		if errors.Is(err, ErrNotFound) {
-			continue // swept since
-		}
-		if err != nil && !errors.Is(err, ErrCorrupt) {
-			return err
-		}
-		fn(Digest(i), len(data), err)
-	}
-	return nil
 }
 
 // Stats describes what a store takes.
