@@ -77,7 +77,7 @@ func (d *Dir) fillFrom(ctx context.Context, id string, size int64, from Origin) 
 		if err := errors.Join(f.Truncate(0), f.Truncate(size)); err != nil {
 			return err
 		}
-		if err := from.Fill(ctx, bounded{f, size}); err != nil {
+		if err := fillFile(ctx, f, size, from.Fill); err != nil {
 			return err
 		}
 		if err := d.keepGolden(ctx, f, from); err != nil {
@@ -223,7 +223,7 @@ func (d *Dir) goldenRecord(id string) string {
 // CloneTo makes a volume that is being filled a clone of this one, which lies
 // still. It says whether the filesystem can; if not, w is as it was.
 func (r *Reader) CloneTo(w Sink) (bool, error) {
-	to, ok := w.(bounded)
+	to, ok := w.(*filler)
 	if can, err := r.dir.Reflinks(); !ok || !can || err != nil || to.size < r.size {
 		return false, err
 	}

@@ -107,7 +107,7 @@ func (d *Dir) Create(ctx context.Context, id string, size int64) error {
 // existing volume of that size is complete already and left alone; one of
 // another size is ErrExists.
 func (d *Dir) Fill(ctx context.Context, id string, size int64, fill func(ctx context.Context, w Sink) error) error {
-	return d.make(ctx, "fill", id, size, func(ctx context.Context, f *os.File) error { return fill(ctx, bounded{f, size}) })
+	return d.make(ctx, "fill", id, size, func(ctx context.Context, f *os.File) error { return fillFile(ctx, f, size, fill) })
 }
 
 func (d *Dir) make(ctx context.Context, op, id string, size int64, fill func(context.Context, *os.File) error) (err error) {
@@ -261,21 +261,6 @@ func (d *Dir) List() ([]string, error) {
 	}
 	slices.Sort(ids)
 	return ids, nil
-}
-
-// bounded keeps a fill within the volume: a write past the end would make the
-// file, and with it the guest's disk, longer than its record says.
-type bounded struct {
-	f    *os.File
-	size int64
-}
-
-func (b bounded) WriteAt(p []byte, off int64) (int, error) {
-	if off < 0 || off > b.size || int64(len(p)) > b.size-off {
-		return 0, fmt.Errorf("%w: write of %d bytes at %d is outside of its %d bytes", ErrInvalid, len(p), off, b.size)
-	}
-	n, err := b.f.WriteAt(p, off)
-	return n, typed(err)
 }
 
 func check(id string, size int64) error {
