@@ -520,6 +520,28 @@ func TestImportGoesOn(t *testing.T) {
 	}
 }
 
+// An endpoint that is full keeps what arrived, and says so; when it has room the
+// same command ends what it began.
+func TestImportIntoAFullStore(t *testing.T) {
+	t.Parallel()
+	to, far := serve(t, "far")
+	far.Full = "it waits for room"
+	content := disk()
+	o := blocks.ImportOptions{Path: rawOf(t, 1, content), Options: quick()}
+	_, err := blocks.Import(t.Context(), to, o)
+	var failed *blocks.Error
+	if !errors.As(err, &failed) || failed.Reason != far.Full || far.Pending() != 1 {
+		t.Fatalf("%v; %d pending", err, far.Pending())
+	}
+	puts := far.Count("PutSnapshotBlock")
+	far.Full = ""
+	made, err := blocks.Import(t.Context(), to, o)
+	check(t, err)
+	if !same(far.Get(made.Snapshot).Blocks, content) || far.Count("PutSnapshotBlock") != puts {
+		t.Errorf("%d blocks were put, not %d", far.Count("PutSnapshotBlock"), puts)
+	}
+}
+
 func TestImportOfAStreamLeavesNothing(t *testing.T) {
 	t.Parallel()
 	to, far := serve(t, "far")

@@ -247,6 +247,11 @@ func (u *upload) wait(ctx context.Context) error {
 				Op: "complete", Resource: "snapshot " + u.id + " in " + u.to.Name, Err: ErrState,
 				Reason: strings.TrimSuffix("it is "+nonEmpty(string(state), "gone")+": "+message, ": "), Remedy: "the same command again: it begins anew",
 			}, u.journal.remove())
+		case message != "" && u.journal.path != "": // it may have to wait long; another try finds it
+			return &Error{
+				Op: "complete", Resource: "snapshot " + u.id + " in " + u.to.Name, Err: ErrState,
+				Reason: message, Remedy: "the same command again: it goes on",
+			}
 		}
 		if err := pause(ctx, u.options.Poll); err != nil {
 			return err

@@ -18,7 +18,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	ebsapi "github.com/aws/aws-sdk-go-v2/service/ebs"
+	ebstypes "github.com/aws/aws-sdk-go-v2/service/ebs/types"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	"golang.org/x/sys/unix"
 
 	"github.com/steadcloud/stead/internal/snapshot"
@@ -161,6 +163,52 @@ func TestDirectFullDisk(t *testing.T) {
 	blocks[9] = noise(9)
 	d.put(snap, map[int32][]byte{9: blocks[9]})
 	d.complete(snap, blocks)
+	wantBlocks(t, d.all(snap), blocks)
+}
+
+// A full store keeps what was uploaded waiting and says so. With room it is
+// completed, by itself in a while, or at once when the client asks again; a
+// daemon's end in between loses nothing.
+func TestDirectFullStore(t *testing.T) {
+	d := newDirect(t)
+	d.end()
+	if err := unix.Mount("tmpfs", d.dir.Snapshots(), "tmpfs", 0, "size=2m"); err != nil {
+		skipOrFail(t, "can't mount a small tmpfs to fill: "+err.Error())
+	}
+	t.Cleanup(func() {
+		d.end()
+		_ = unix.Unmount(d.dir.Snapshots(), unix.MNT_DETACH)
+	})
+	d = openDirect(t, d.dir, d.clock)
+	snap := d.start(ebsapi.StartSnapshotInput{})
+	blocks := map[int32][]byte{}
+	for i := range int32(8) {
+		blocks[i] = noise(uint64(i))
+	}
+	d.put(snap, blocks)
+	for range 2 {
+		if out, err := d.seal(snap, blocks); err != nil || out.Status != ebstypes.StatusPending {
+			t.Fatal(out, err)
+		}
+		eventually(t, "it says that it waits for room", func() bool {
+			s := snapshotState(t, d.ec2, snap)
+			if s.State != types.SnapshotStatePending {
+				t.Fatalf("it is %s: %s", s.State, aws.ToString(s.StateMessage))
+			}
+			return strings.Contains(aws.ToString(s.StateMessage), "room") && strings.Contains(aws.ToString(s.StateMessage), "no space left")
+		})
+		d.end()
+		d = openDirect(t, d.dir, d.clock)
+	}
+	if err := unix.Mount("tmpfs", d.dir.Snapshots(), "tmpfs", unix.MS_REMOUNT, "size=32m"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.seal(snap, blocks); err != nil {
+		t.Fatal(err)
+	}
+	if s := waitCompleted(t, d.ec2, snap); s.StateMessage != nil {
+		t.Errorf("complete, it says %q", *s.StateMessage)
+	}
 	wantBlocks(t, d.all(snap), blocks)
 }
 

@@ -195,6 +195,32 @@ func (c *Cloud) storeUpload(ctx context.Context, snap *state.Snapshot) (snapshot
 	return c.snapshots.Create(ctx, snap.ID, src, &snapshot.Since{Base: src.parent, Changed: blocks.Has}, c.reportProgress(snap))
 }
 
+// awaitRoom says why a snapshot whose blocks are all here isn't complete. A disk
+// that is gone as it was can be read again; nobody but the client has these
+// blocks, so they are kept, and tried again.
+func (c *Cloud) awaitRoom(snap *state.Snapshot, full error) error {
+	return amend(c, jobOf(snap), func(_ *state.Tx, s *state.Snapshot) error {
+		if s.State == state.SnapshotPending {
+			s.Message = fmt.Sprintf("it waits for room, and goes on when there is some, or when it is completed again: %v", full)
+		}
+		return nil
+	})
+}
+
+// tryAgain has a snapshot looked at that waits for room.
+func (c *Cloud) tryAgain(snap *state.Snapshot) error {
+	if snap.State != state.SnapshotPending || snap.Message == "" {
+		return nil
+	}
+	defer c.work.kick(jobOf(snap))
+	return amend(c, jobOf(snap), func(_ *state.Tx, s *state.Snapshot) error {
+		if s.State == state.SnapshotPending {
+			s.Message = "" // until it is known anew
+		}
+		return nil
+	})
+}
+
 // uploaded is the volume that blocks make with a parent's. The engine takes over
 // what it can of the parent without reading; what it can't, it reads here.
 type uploaded struct {

@@ -343,7 +343,7 @@ func (c *Cloud) completedBefore(ctx context.Context, in *ebsapi.CompleteSnapshot
 	if snap.Upload == nil || snap.Upload.Sealed == nil || *snap.Upload.Sealed != said {
 		return nil, refused
 	}
-	return &ebsapi.CompleteSnapshotOutput{Status: ebstypes.Status(snap.State)}, nil
+	return &ebsapi.CompleteSnapshotOutput{Status: ebstypes.Status(snap.State)}, c.tryAgain(snap)
 }
 
 // noteProgress shows how far the client says that it is, at most twice a second.

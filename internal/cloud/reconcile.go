@@ -206,6 +206,9 @@ func (c *Cloud) reconcileSnapshot(ctx context.Context, j job) error {
 	if errors.Is(err, volume.ErrInUse) {
 		return fmt.Errorf("read snapshot %s: %w", snap.ID, err)
 	}
+	if snap.Upload != nil && errors.Is(err, snapshot.ErrNoSpace) {
+		return errors.Join(err, c.awaitRoom(snap, err))
+	}
 	if snap.Live {
 		// Before anybody can see that it is complete: the next one of the volume
 		// may be asked for at once.

@@ -79,7 +79,8 @@ func collect(t *testing.T, e *snapshot.Engine) pack.Swept {
 }
 
 // TestCollectRacesCreate lets collections run all the time while snapshots of
-// the same blocks come and go: a block is often garbage just when it is found.
+// the same blocks come, are copied and go: a block is often garbage just when it
+// is found.
 func TestCollectRacesCreate(t *testing.T) {
 	store := openStore(t, snapshot.Scratch(t), snapshot.WithPackSize(256<<10))
 	e := store
@@ -115,7 +116,20 @@ func TestCollectRacesCreate(t *testing.T) {
 					t.Errorf("restore %s: %v", id, err)
 					return
 				}
+				if _, err := e.Copy(t.Context(), id, id+"-copy"); err != nil {
+					t.Error(err)
+					return
+				}
 				if err := e.Delete(t.Context(), id); err != nil {
+					t.Error(err)
+					return
+				}
+				clear(got)
+				if err := e.Restore(t.Context(), id+"-copy", got, nil); err != nil || !bytes.Equal(got, volume) {
+					t.Errorf("restore the copy of %s: %v", id, err)
+					return
+				}
+				if err := e.Delete(t.Context(), id+"-copy"); err != nil {
 					t.Error(err)
 					return
 				}

@@ -58,10 +58,11 @@ func (b *buffer) WriteAt(p []byte, off int64) (int, error) { return copy(b.b[off
 var errCut = errors.New("power cut")
 
 // TestPowerCut cuts the power at every change of the filesystem in a life of
-// snapshots: made, made upon another, copied, deleted, collected, brought back.
-// Whatever a cut may leave opens, holds all that was promised, checks clean, and
-// lets the same life be lived again. With STEAD_SOAK set, every cut and all of
-// what it may leave are tried, not only every third and the extremes.
+// snapshots: made, made upon another, copied, deleted, collected, brought back,
+// repaired, and the trash emptied. Whatever a cut may leave opens, holds all that
+// was promised, checks clean, and lets the same life be lived again. With
+// STEAD_SOAK set, every cut and all of what it may leave are tried, not only every
+// fourth and the extremes.
 func TestPowerCut(t *testing.T) {
 	root, quiet := t.TempDir(), slog.New(slog.DiscardHandler)
 	old, fresh, next := stripes{1, 0, 2, 3}, stripes{0, 3, 5, 6}, stripes{0, 3, 7, 6}
@@ -76,7 +77,7 @@ func TestPowerCut(t *testing.T) {
 		}
 		return e, err
 	}
-	ctx, outcomes, most, step := context.Background(), 0, 2, 3
+	ctx, outcomes, most, step := context.Background(), 0, 2, 4
 	if os.Getenv("STEAD_SOAK") != "" {
 		most, step = 64, 1
 	}
@@ -111,6 +112,8 @@ func TestPowerCut(t *testing.T) {
 				func() error { return e.Delete(ctx, "fresh") },
 				func() error { _, err := e.Collect(ctx); return err },
 				func() error { _, err := e.Undelete(ctx, "fresh"); return err },
+				func() error { _, err := e.Repair(ctx, nil); return err },
+				func() error { _, err := e.EmptyTrash(ctx); return err },
 			}
 			for i, step := range steps {
 				if i == 5 {

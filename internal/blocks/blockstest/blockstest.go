@@ -42,6 +42,8 @@ type Endpoint struct {
 	Page int
 	// Slow is how long a snapshot is completing.
 	Slow time.Duration
+	// Full, when set, says why a snapshot that is completed stays pending.
+	Full string
 
 	mu     sync.Mutex
 	snaps  map[string]*Snapshot
@@ -59,6 +61,7 @@ type Snapshot struct {
 	Blocks                         map[int32][]byte
 	put                            map[int32][sha256.Size]byte
 	done                           time.Time
+	message                        string
 }
 
 // Add puts a completed snapshot in.
@@ -412,7 +415,9 @@ func (e *Endpoint) complete(w http.ResponseWriter, r *http.Request, id string) *
 	case r.Header.Get("X-Amz-Checksum") != base64.StdEncoding.EncodeToString(h.Sum(nil)) || r.Header.Get("X-Amz-Checksum-Aggregation-Method") != "LINEAR":
 		return invalid("INVALID_PARAMETER_VALUE", "The checksum is another.")
 	}
-	s.State, s.done = "completed", time.Now().Add(e.Slow)
+	if s.message = e.Full; s.message == "" {
+		s.State, s.done = "completed", time.Now().Add(e.Slow)
+	}
 	answer(w, http.StatusAccepted, map[string]any{"Status": "pending"})
 	return nil
 }
@@ -429,7 +434,11 @@ func (e *Endpoint) DescribeSnapshots(_ context.Context, in *ec2.DescribeSnapshot
 	if time.Now().Before(s.done) {
 		state = "pending"
 	}
-	return &ec2.DescribeSnapshotsOutput{Snapshots: []types.Snapshot{{SnapshotId: aws.String(s.ID), State: types.SnapshotState(state)}}}, nil
+	out := types.Snapshot{SnapshotId: aws.String(s.ID), State: types.SnapshotState(state)}
+	if s.message != "" {
+		out.StateMessage = &s.message
+	}
+	return &ec2.DescribeSnapshotsOutput{Snapshots: []types.Snapshot{out}}, nil
 }
 
 // DeleteSnapshot is EC2's.

@@ -115,7 +115,7 @@ func (d *Disk) make(ctx context.Context, mkfs []string) error {
 
 // start has the daemon offer the disk. It ends with SIGTERM, in order.
 func (d *Disk) start() error {
-	d.daemon = exec.Command("qemu-storage-daemon", //nolint:noctx // its names are ours; Close ends it, after the filesystem
+	d.daemon = exec.Command("qemu-storage-daemon",
 		"--blockdev", "driver=file,node-name=disk,filename="+d.file(diskName),
 		"--blockdev", "driver=file,node-name=log,filename="+d.file(logName),
 		"--blockdev", "driver=blklogwrites,node-name=logged,file=disk,log=log,log-sector-size=512",
