@@ -57,6 +57,11 @@ type Options struct {
 	// Poll is the pause between two looks at a snapshot that is being
 	// completed. Default: one second.
 	Poll time.Duration
+	// Plan makes a dry run of it, by endpoints that only foresee what is
+	// changed: notes are read and not written, and an export writes nothing. A
+	// copy, whose snapshots may not be there yet, puts a block of the index -1 in
+	// the place of all, and says that as many are there.
+	Plan bool
 	Log  *slog.Logger
 }
 

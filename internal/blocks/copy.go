@@ -6,10 +6,14 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io/fs"
 	"maps"
 	"slices"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ebs/types"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
 )
 
 // CopyOptions says what is copied.
@@ -50,7 +54,7 @@ func Copy(ctx context.Context, from, to Endpoint, o CopyOptions) (*Copied, error
 
 func copySnapshot(ctx context.Context, from, to Endpoint, o CopyOptions) (*Copied, error) {
 	g := newGate(o.Parallel)
-	size, err := sizeOf(ctx, from, g, o.Snapshot)
+	size, err := copiedSize(ctx, from, g, &o)
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +62,7 @@ func copySnapshot(ctx context.Context, from, to Endpoint, o CopyOptions) (*Copie
 	if err != nil {
 		return nil, err
 	}
-	j, err := openJournal(o.Journal)
+	j, err := o.notes(o.Journal)
 	if err != nil {
 		return nil, err
 	}
@@ -74,6 +78,9 @@ func copySnapshot(ctx context.Context, from, to Endpoint, o CopyOptions) (*Copie
 	u, err := begin(ctx, to, g, o.Options, t, j)
 	if err != nil {
 		return nil, err
+	}
+	if o.Plan {
+		return &Copied{Snapshot: u.id, Size: size * gib, Parent: parent}, u.foresee(ctx)
 	}
 	if !u.over {
 		err = each(ctx, g, o.Parallel, list, func(ctx context.Context, b block, buf []byte) error {
@@ -103,11 +110,30 @@ func copySnapshot(ctx context.Context, from, to Endpoint, o CopyOptions) (*Copie
 	return made, nil
 }
 
+// copiedSize is the size of the snapshot that is copied, in GiB. In a plan it may
+// not be there yet, and then only EC2 foresees it.
+func copiedSize(ctx context.Context, from Endpoint, g *gate, o *CopyOptions) (int64, error) {
+	if !o.Plan {
+		return sizeOf(ctx, from, g, o.Snapshot)
+	}
+	out, err := from.EC2.DescribeSnapshots(ctx, &ec2.DescribeSnapshotsInput{SnapshotIds: []string{o.Snapshot}})
+	if err != nil {
+		return 0, err
+	}
+	if len(out.Snapshots) == 0 {
+		return 0, fmt.Errorf("snapshot %s: %w", o.Snapshot, fs.ErrNotExist)
+	}
+	return int64(aws.ToInt32(out.Snapshots[0].VolumeSize)), nil
+}
+
 // difference chooses what is copied: what changed since the first snapshot, or
 // all where none is known, or where the two have no common origin.
 func difference(ctx context.Context, from Endpoint, g *gate, o *CopyOptions) (lister, string, error) {
 	if o.First == "" || o.FirstCopy == "" {
 		return allOf(from, g, o.Snapshot), "", nil
+	}
+	if o.Plan {
+		return nil, o.FirstCopy, nil
 	}
 	changed := changedSince(from, g, o.First, o.Snapshot)
 	err := changed(ctx, func(block) bool { return false }) // whether it is told at all

@@ -73,10 +73,13 @@ func export(ctx context.Context, from Endpoint, o ExportOptions) (*Exported, err
 	}
 	x.meter = newMeter(o.Progress, size*gib)
 	made := &Exported{Snapshot: o.Snapshot, Path: o.Path, Format: o.Format, Size: size * gib}
-	if o.Writer != nil {
+	switch {
+	case o.Plan:
+		return made, x.foresee(ctx, made)
+	case o.Writer != nil:
 		x.journal = &journal{done: newDigests()}
 		err = x.stream(ctx, o.Writer)
-	} else {
+	default:
 		err = x.file(ctx)
 	}
 	if err != nil {
@@ -86,6 +89,38 @@ func export(ctx context.Context, from Endpoint, o ExportOptions) (*Exported, err
 	made.Blocks, made.Linear = x.journal.done.count(), x.journal.done.linear()
 	made.Progress = Progress{At: made.Size, Size: made.Size, Moved: x.meter.moved.Load(), Reused: x.meter.reused.Load()}
 	return made, nil
+}
+
+// foresee counts what would be written, and what of it an earlier try has.
+func (x *exporting) foresee(ctx context.Context, made *Exported) error {
+	path := ""
+	if x.o.Writer == nil {
+		path = x.o.Path + journalSuffix
+	}
+	j, err := x.o.notes(path)
+	if err != nil {
+		return err
+	}
+	about, err := x.about()
+	if err != nil {
+		return err
+	}
+	same := j.head.About == about
+	return x.list(ctx, func(b block) bool {
+		made.Blocks++
+		if _, done := j.done.get(b.index); done && same {
+			made.Progress.Reused += Size
+		} else {
+			made.Progress.Moved += Size
+		}
+		return true
+	})
+}
+
+// about says what the export is from and to.
+func (x *exporting) about() (string, error) {
+	about, err := json.Marshal([]any{"export", x.from.Name, x.o.Snapshot, x.o.Format, x.layout.size})
+	return string(about), err
 }
 
 // exporting is one export under way.
@@ -123,11 +158,11 @@ func (x *exporting) file(ctx context.Context) error {
 	}
 	defer j.close()
 	x.journal = j
-	about, err := json.Marshal([]any{"export", x.from.Name, x.o.Snapshot, x.o.Format, x.layout.size})
+	about, err := x.about()
 	if err != nil {
 		return err
 	}
-	same := j.head.About == string(about)
+	same := j.head.About == about
 	flags := os.O_RDWR | os.O_CREATE
 	if !same {
 		flags |= os.O_TRUNC // so that what isn't written is zeros
@@ -142,7 +177,7 @@ func (x *exporting) file(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := j.begin(journalHead{About: string(about)}, same); err != nil {
+	if err := j.begin(journalHead{About: about}, same); err != nil {
 		return err
 	}
 	if err := f.Truncate(x.layout.size); err != nil {

@@ -79,7 +79,7 @@ func importDisk(ctx context.Context, to Endpoint, o ImportOptions) (*Imported, e
 	if o.Reader == nil {
 		notes = o.Path + journalSuffix
 	}
-	j, err := openJournal(notes)
+	j, err := o.notes(notes)
 	if err != nil {
 		return nil, notesError(notes, err)
 	}

@@ -69,6 +69,17 @@ func openJournal(path string) (*journal, error) {
 	return j, nil
 }
 
+// notes opens those of a transfer, or, for a plan, only reads them.
+func (o Options) notes(path string) (*journal, error) {
+	if !o.Plan || path == "" {
+		return openJournal(path)
+	}
+	j := &journal{path: path, done: newDigests()}
+	err := j.load()
+	j.path = ""
+	return j, err
+}
+
 // acquire takes the lock, which is a file beside: the notes themselves are
 // replaced and removed.
 func (j *journal) acquire() error {

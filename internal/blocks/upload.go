@@ -1,6 +1,7 @@
 package blocks
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -219,6 +220,24 @@ func (u *upload) complete(ctx context.Context) error {
 	}
 	u.meter.end()
 	return u.journal.remove()
+}
+
+// foresee plans that all blocks are put and the snapshot is completed; how many
+// there will be isn't known.
+func (u *upload) foresee(ctx context.Context) error {
+	if u.over {
+		return nil
+	}
+	all, none := aws.Int32(-1), aws.String("")
+	_, err := u.to.Blocks.PutSnapshotBlock(ctx, &ebs.PutSnapshotBlockInput{
+		SnapshotId: &u.id, BlockIndex: all, BlockData: bytes.NewReader(nil), DataLength: aws.Int32(Size),
+		Checksum: none, ChecksumAlgorithm: types.ChecksumAlgorithmChecksumAlgorithmSha256,
+	}, u.gate.retryer)
+	if err != nil {
+		return err
+	}
+	_, err = u.to.Blocks.CompleteSnapshot(ctx, &ebs.CompleteSnapshotInput{SnapshotId: &u.id, ChangedBlocksCount: all}, u.gate.retryer)
+	return err
 }
 
 // incomplete is the error of a snapshot that the endpoint won't complete. What

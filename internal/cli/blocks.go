@@ -47,7 +47,7 @@ func (s *session) blockEndpoint() blocks.Endpoint {
 func (a *App) blockOptions(s *session, step string) blocks.Options {
 	show := s.progress.transfer(step)
 	return blocks.Options{
-		Log: a.log(), Poll: pollMax(s.local != nil),
+		Log: a.log(), Poll: pollMax(s.local != nil), Plan: s.plan != nil,
 		Progress: func(p blocks.Progress) { show("", p.At, p.Size) },
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/steadcloud/stead/internal/blocks"
+	"github.com/steadcloud/stead/internal/dryrun"
 )
 
 // exportedSnapshot is what an export prints.
@@ -55,6 +56,34 @@ and goes on. Standard output can't be gone on with.`,
 	})
 }
 
+// exportPlan is what an export would write, as a plan shows it.
+type exportPlan struct {
+	Snapshot string `json:"snapshot_id"`
+	Path     string `json:"path"` // "-" is standard output
+	Format   string `json:"format"`
+	SizeGiB  int    `json:"size_gib"`
+	Blocks   int    `json:"blocks"` // of 512 KiB, that hold data
+	Moved    int64  `json:"moved_bytes"`
+	Reused   int64  `json:"reused_bytes"` // that an earlier try has noted
+}
+
+// line is the command that does it.
+func (p *exportPlan) line() []string {
+	return []string{"blocks", "export", p.Snapshot, p.Path, "--format", p.Format}
+}
+
+// planExport plans the one change of an export: a file.
+func (s *session) planExport(o blocks.ExportOptions, made *blocks.Exported) {
+	path := made.Path
+	if o.Writer != nil {
+		path = "-"
+	}
+	s.plan.Add(dryrun.Step{Service: actorStead, Operation: "ExportSnapshot", Input: &exportPlan{
+		Snapshot: made.Snapshot, Path: path, Format: string(made.Format), SizeGiB: int(made.Size >> 30), Blocks: int(made.Blocks),
+		Moved: made.Progress.Moved, Reused: made.Progress.Reused,
+	}})
+}
+
 func (a *App) blocksExport(ctx context.Context, o blocks.ExportOptions) error {
 	stream := o.Path == "-"
 	if stream {
@@ -79,6 +108,9 @@ func (a *App) blocksExport(ctx context.Context, o blocks.ExportOptions) error {
 		return err
 	})
 	s.close()
+	if err == nil && s.plan != nil {
+		s.planExport(o, made)
+	}
 	if err != nil || stream { // where the result would go, the disk went
 		return err
 	}

@@ -41,10 +41,11 @@ type App struct {
 	// of what it does rather than of how it was written.
 	parsed bool
 	// What --dry-run and --explain need while a command runs.
-	plan   *dryrun.Plan
-	views  map[string]*planView
-	shown  *progress
-	region string // of the first client
+	plan    *dryrun.Plan
+	planned string // the context whose steps a plan needn't name: the first
+	views   map[string]*planView
+	shown   *progress
+	region  string // of the first client
 }
 
 // globalFlags are the flags that every command has.

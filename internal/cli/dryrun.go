@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/steadcloud/stead/internal/awscli"
+	"github.com/steadcloud/stead/internal/blocks"
 	"github.com/steadcloud/stead/internal/cli/sshclient"
 	"github.com/steadcloud/stead/internal/dryrun"
 	"github.com/steadcloud/stead/internal/server"
@@ -35,6 +36,8 @@ type planStep struct {
 	Input     map[string]any `json:"input"`     // as --cli-input-json takes it
 	Command   string         `json:"command"`   // the line that does the same
 	Region    string         `json:"region,omitempty"`
+	Context   string         `json:"context,omitempty"` // where it isn't the command's own
+	Times     string         `json:"times,omitempty"`   // of a step that stands for many
 }
 
 // dryRun runs a verb on what would be, and prints what it would change. What
@@ -56,7 +59,7 @@ func (a *App) dryRun(cmd *cobra.Command, run func() error) error {
 	case dryRunPlans:
 	}
 	stdout := a.Stdout
-	a.Stdout, a.plan = io.Discard, dryrun.NewPlan()
+	a.Stdout, a.plan, a.planned = io.Discard, dryrun.NewPlan(), ""
 	err := run()
 	a.Stdout = stdout
 	steps := a.planSteps(a.plan.Steps())
@@ -77,13 +80,24 @@ func (a *App) dryRun(cmd *cobra.Command, run func() error) error {
 func (a *App) planSteps(steps []dryrun.Step) []planStep {
 	list := []planStep{}
 	for _, s := range steps {
-		p := planStep{Service: strings.ToLower(s.Service), Operation: s.Operation, Region: s.Region, Input: awscli.Params(s.Input)}
+		p := planStep{Service: strings.ToLower(s.Service), Operation: s.Operation, Region: s.Region, Times: s.Often()}
+		if s.Place != a.planned {
+			p.Context = s.Place
+		}
 		switch in := s.Input.(type) {
+		case *exportPlan:
+			p.Input = map[string]any{
+				"snapshot_id": in.Snapshot, "path": in.Path, "format": in.Format, "size_gib": in.SizeGiB,
+				"blocks": in.Blocks, "moved_bytes": in.Moved, "reused_bytes": in.Reused,
+			}
+			p.Command = sshclient.Quote(append([]string{"stead"}, in.line()...))
+			p.Times = movedText(int64(in.SizeGiB)<<30, blocks.Progress{Moved: in.Moved, Reused: in.Reused})
 		case guestScript:
 			p.Input, p.Command = map[string]any{"server": in.server, "script": in.script}, sshclient.Quote([]string{"stead", "exec", in.server, "--", in.script})
 		case steadCommand:
 			p.Input, p.Command = map[string]any{"arguments": []string(in)}, sshclient.Quote(append([]string{"stead"}, in...))
 		default:
+			p.Input = awscli.Params(s.Input)
 			p.Command = awscli.Line(s.Service, s.Operation, s.Input) + regionFlag(s.Region, a.region)
 		}
 		list = append(list, p)
@@ -106,6 +120,12 @@ func (a *App) writePlan(w io.Writer, steps []planStep) {
 		line := s.Command
 		if a.flags.explain == "" {
 			line = s.Operation + "  " + brief(s)
+		}
+		if s.Times != "" {
+			line += "  (" + s.Times + ")"
+		}
+		if s.Context != "" {
+			line = "[" + s.Context + "] " + line
 		}
 		fmt.Fprintf(w, "%2d  %s\n", k+1, line)
 	}

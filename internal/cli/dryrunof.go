@@ -23,7 +23,7 @@ func dryRunOf(path string) (how dryRunHow, why string) {
 	case "create", "adopt", "start", "stop", "reboot", "terminate", "rescue", "rename", "protect", "unprotect", "open", "close",
 		"resize", "restore", "clone", "purge", "move", "snapshot", "snapshot rm", "schedule", "prune", "bin",
 		"volume create", "volume attach", "volume detach", "volume grow", "volume rm",
-		"image durable", "image copy", "image rm", "image build", "image import", "repair":
+		"image durable", "image copy", "image rm", "image build", "image import", "repair", "blocks export", "blocks import":
 		return dryRunPlans, ""
 	case "ls", "show", "snapshots", "cost", "orphans", "wait", "serial", "price",
 		"volume ls", "image ls", "context ls", "context show", "cloud status", "cloud env", "cloud logs",
@@ -37,10 +37,6 @@ func dryRunOf(path string) (how dryRunHow, why string) {
 		"cloud snapshot", "cloud gc", "cloud interrupt",
 		"cloud store check", "cloud store repair", "cloud store undelete", "cloud store empty":
 		return dryRunRefused, "it acts on this machine, not through the cloud's API"
-	case "blocks export":
-		return dryRunRefused, "it changes only files of yours"
-	case "blocks import":
-		return dryRunRefused, "what it sends is known once the disk is read"
 	case "context create", "context use", "context rm", "context delete", "ssh-config", "ec2 link", "completion", "man":
 		return dryRunRefused, "it changes only files of yours"
 	}

@@ -131,13 +131,7 @@ func (a *App) openDestination(ctx context.Context, s *session, o *moveOptions) (
 	if c.Name == s.context.Name {
 		return nil, usage("it is in context %s already", c.Name)
 	}
-	if s.plan != nil {
-		return nil, &server.Error{
-			Code: server.KindUnsupported, Op: "plan", Resource: "move to context " + c.Name, Reason: "what changes while it is copied can't be foreseen",
-			Remedy: "leave --dry-run away: the server runs until its first copy is complete",
-		}
-	}
-	there, err := a.openShown(ctx, c, true, s.progress)
+	there, err := a.openShown(ctx, c, s.plan == nil, s.progress)
 	if err != nil {
 		return nil, err
 	}

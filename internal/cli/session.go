@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -99,6 +100,8 @@ func (a *App) openShown(ctx context.Context, c contexts.Context, start bool, p *
 	}
 	if s.plan != nil {
 		s.foreseen = a.foreseen(cfg)
+		s.foreseen.Named(c.Name)
+		a.planned = cmp.Or(a.planned, c.Name)
 		conf.Dial = (&dryDial{plan: s.plan}).dial
 		if conf.Guest != nil {
 			conf.Guest = dryGuest{s.plan, conf.Guest}
@@ -117,7 +120,7 @@ func (a *App) managerConfig(s *session, cfg aws.Config) server.Config {
 		RBin:   rbin.NewFromConfig(cfg, func(o *rbin.Options) { o.BaseEndpoint = cfg.BaseEndpoint }),
 		STS:    sts.NewFromConfig(cfg, func(o *sts.Options) { o.BaseEndpoint = cfg.BaseEndpoint }),
 		Region: cfg.Region, Name: s.context.Name,
-		Blocks: newBlocksClient(cfg), Journals: a.journals(),
+		Blocks: newBlocksClient(cfg), Journals: a.journals(), Plan: s.plan != nil,
 		Local:  s.local != nil,
 		Log:    a.log(),
 		Notify: s.progress.event,

@@ -11,7 +11,7 @@ import (
 // apply does a changing call to the overlay and answers it. A nil answer
 // without an error means that the call isn't known. The caller holds the lock.
 func (c *Cloud) apply(ctx context.Context, in any) (any, error) {
-	for _, part := range []func(context.Context, any) (any, error){c.applyInstances, c.applyDisks, c.applyTapes, c.applyNetwork, c.applyPolicies, c.applyBin} {
+	for _, part := range []func(context.Context, any) (any, error){c.applyInstances, c.applyDisks, c.applyTapes, c.applyNetwork, c.applyPolicies, c.applyBin, c.applyDirect} {
 		if out, err := part(ctx, in); out != nil || err != nil {
 			return out, err
 		}

@@ -33,6 +33,7 @@ type Cloud struct {
 	plan   *Plan
 	real   Reader
 	region string
+	name   string
 	reach  func(region string) Reader // nil: no other region can be asked
 
 	mu            sync.Mutex // guards what follows

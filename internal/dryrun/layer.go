@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
+	"github.com/aws/aws-sdk-go-v2/service/ebs"
 	"github.com/aws/smithy-go"
 	"github.com/aws/smithy-go/middleware"
 )
@@ -62,7 +64,16 @@ func (c *Cloud) change(ctx context.Context, service, operation string, in any) (
 			Message: fmt.Sprintf("a dry run can't foresee what %s of %s does", operation, service),
 		}
 	}
-	c.plan.Add(Step{Service: service, Operation: operation, Region: c.region, Input: clone(in)})
+	step := Step{Service: service, Operation: operation, Region: c.region, Place: c.name}
+	if put, ok := in.(*ebs.PutSnapshotBlockInput); ok {
+		c.plan.put(step, put)
+		return out, nil
+	}
+	if done, ok := in.(*ebs.CompleteSnapshotInput); ok && aws.ToInt32(done.ChangedBlocksCount) < 0 {
+		in = &ebs.CompleteSnapshotInput{SnapshotId: done.SnapshotId} // as many as there will be
+	}
+	step.Input = clone(in)
+	c.plan.Add(step)
 	return out, nil
 }
 

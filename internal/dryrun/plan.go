@@ -14,6 +14,8 @@ type Step struct {
 	Service   string // the SDK's service ID: EC2, DLM; or who else would act
 	Operation string // RunInstances
 	Region    string // that the call goes to; "" for what is no call
+	Place     string // what the Cloud that it goes to is called; see Named
+	Times     int    // of what stands for many: how many, 0 for as many as there will be
 	Input     any    // the operation's input: a pointer to the SDK's struct for calls
 }
 
@@ -78,6 +80,10 @@ func Placeholder(id string) bool { return strings.Contains(id, placeholder) }
 // Signer is the SDK's name for the middleware that signs a second request of
 // the same operation, to be sent along with the first.
 const Signer = "Presign"
+
+// Named gives the view a name, which its steps bear: a plan may go to several
+// endpoints.
+func (c *Cloud) Named(name string) { c.name = name }
 
 // Attach puts the view into a client's middleware: it is one of its
 // APIOptions, and must be the last.

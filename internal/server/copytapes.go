@@ -59,15 +59,15 @@ func (m *Manager) copyTape(ctx context.Context, d *destination, name, step strin
 	o := blocks.CopyOptions{
 		Snapshot: id, Description: "Copy of " + id + " of " + m.place(), Tags: tags.with(tagMap{tagCopyOf: id}),
 		Token: clientToken("move", name, []string{id, first.there}), First: first.here, FirstCopy: first.there,
-		Options: blocks.Options{Poll: m.pollMax, Log: m.log, Progress: func(p blocks.Progress) {
+		Options: blocks.Options{Poll: m.pollMax, Log: m.log, Plan: m.plan, Progress: func(p blocks.Progress) {
 			e := Event{State: StepWaiting, Step: step, Resource: name}
 			e.Detail = fmt.Sprintf("%s %d%%", tagOf(tape.Tags, tagDevice), p.At*100/max(1, p.Size))
 			m.notify(e)
 		}},
 	}
 	if m.journals != "" {
-		if err := os.MkdirAll(m.journals, 0o700); err != nil {
-			return wrap("make", "folder "+m.journals, err)
+		if err := m.makeJournals(); err != nil {
+			return err
 		}
 		o.Journal = filepath.Join(m.journals, "copy-"+digest(m.place(), d.m.place(), id)[:24])
 	}
@@ -76,6 +76,17 @@ func (m *Manager) copyTape(ctx context.Context, d *destination, name, step strin
 		return BlocksError(err)
 	}
 	m.log.InfoContext(ctx, "copied", "snapshot", id, "copy", made.Snapshot, "parent", made.Parent, "moved", made.Progress.Moved, "reused", made.Progress.Reused)
+	return nil
+}
+
+// makeJournals makes the folder for the notes of copies; a plan makes nothing.
+func (m *Manager) makeJournals() error {
+	if m.plan {
+		return nil
+	}
+	if err := os.MkdirAll(m.journals, 0o700); err != nil {
+		return wrap("make", "folder "+m.journals, err)
+	}
 	return nil
 }
 

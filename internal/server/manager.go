@@ -26,6 +26,9 @@ type Config struct {
 	// Journals is a folder for notes by which copies between clouds go on where
 	// they were cut off. "": they begin anew then.
 	Journals string
+	// Plan tells that the clients only foresee what is changed, so that nothing
+	// is done past them either.
+	Plan bool
 	// Prices are those that the endpoint charges. nil: it charges nothing, or
 	// nobody knows what.
 	Prices *price.Book
@@ -80,6 +83,7 @@ type Manager struct {
 	blocks       blocks.API
 	name         string
 	journals     string
+	plan         bool
 	prices       *price.Book
 	local        bool
 	log          *slog.Logger
@@ -98,7 +102,7 @@ type Manager struct {
 func New(cfg Config) *Manager {
 	m := &Manager{
 		ec2: cfg.EC2, ssm: cfg.SSM, dlm: cfg.DLM, rbin: cfg.RBin, sts: cfg.STS, region: cfg.Region, prices: cfg.Prices, local: cfg.Local,
-		blocks: cfg.Blocks, name: cfg.Name, journals: cfg.Journals,
+		blocks: cfg.Blocks, name: cfg.Name, journals: cfg.Journals, plan: cfg.Plan,
 		log: cfg.Log, notify: cfg.Notify, now: cfg.Now, guest: cfg.Guest, dial: cfg.Dial, regional: cfg.Regional,
 		pollMin:      orDuration(cfg.PollMin, 100*time.Millisecond),
 		pollMax:      orDuration(cfg.PollMax, 3*time.Second),

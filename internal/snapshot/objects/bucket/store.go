@@ -46,7 +46,10 @@ func Open(ctx context.Context, b *Bucket, now func() time.Time, term time.Durati
 	case !errors.Is(err, errNoSuchKey):
 		return nil, answer(err)
 	}
-	return s, s.renew(ctx, condition)
+	if err := s.renew(ctx, condition); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // A lease is when it ends, and by whom: no two are alike.
