@@ -3,6 +3,8 @@ package cloud
 import (
 	"context"
 	"errors"
+	"math"
+	"runtime"
 	"sync/atomic"
 
 	"github.com/steadcloud/stead/internal/machine"
@@ -26,9 +28,20 @@ type frozen struct {
 	kept   func(snap string)
 	failed func(err error)
 	Close  func() error
+	// workers bounds how much of it is worked on at a time.
+	workers int
 
 	read atomic.Int64 // bytes
 }
+
+// Workers implements snapshot.Limited.
+func (f *frozen) Workers() int { return f.workers }
+
+// workersBeside is how much is worked on at a time while a guest runs on the disk
+// that is read. Half of the processors are left to it: on two of them, with
+// emulation, four workers made its slowest writes (p99) three times slower than
+// idle, two 2.1 and one 1.6 times, for a snapshot that takes 2.0 s instead of 1.4.
+func workersBeside() int { return max(1, runtime.GOMAXPROCS(0)/2) }
 
 // ReadAt reads, and counts what is read.
 func (f *frozen) ReadAt(p []byte, off int64) (int, error) {
@@ -51,7 +64,7 @@ func (c *Cloud) openStill(id string) (*frozen, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &frozen{Source: r, failed: func(error) {}, Close: r.Close}
+	f := &frozen{Source: r, failed: func(error) {}, Close: r.Close, workers: math.MaxInt}
 	f.kept = func(snap string) {
 		if err := r.Keep(snap); err != nil {
 			c.log.Warn("the volume will be read whole by its next snapshot", "volume", id, "err", err)
@@ -77,7 +90,7 @@ func (c *Cloud) openLive(ctx context.Context, at instant, id string) (*frozen, e
 	if err != nil {
 		return nil, err
 	}
-	f := &frozen{Source: readOnce{src}, Close: src.Close}
+	f := &frozen{Source: readOnce{src}, Close: src.Close, workers: workersBeside()}
 	f.kept = func(string) { at.Completed(id) }
 	f.failed = func(err error) {
 		// The base was found damaged only when what it was to stand for had been

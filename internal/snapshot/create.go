@@ -133,12 +133,16 @@ type task struct {
 func (c *creation) run(ctx context.Context) error {
 	c.pages = make(map[int64]pageRef)
 	group, ctx := errgroup.WithContext(ctx)
-	tasks := make(chan task, c.e.workers)
+	workers := c.e.workers
+	if l, ok := c.src.(Limited); ok {
+		workers = max(1, min(workers, l.Workers()))
+	}
+	tasks := make(chan task, workers)
 	group.Go(func() error {
 		defer close(tasks)
 		return c.plan(ctx, tasks)
 	})
-	for range c.e.workers {
+	for range workers {
 		group.Go(func() error {
 			buf := make([]byte, BlockSize)
 			for t := range tasks {

@@ -29,6 +29,15 @@ type Source interface {
 	NextData(off int64) (start, end int64, err error)
 }
 
+// Limited is a Source that bounds how many of its blocks are worked on at a time:
+// one that is read while others need the processors more. No bound is above
+// WithWorkers.
+type Limited interface {
+	Source
+	// Workers is 1 or more.
+	Workers() int
+}
+
 // Since says what a volume has kept of an earlier snapshot.
 type Since struct {
 	// Base is a snapshot of the volume.

@@ -315,3 +315,41 @@ func TestProgress(t *testing.T) {
 		t.Errorf("restore ended at %d of %d, want %d", last, total, info.DataBytes)
 	}
 }
+
+// limited counts how many of its blocks are read at a time.
+type limited struct {
+	memory
+	workers int
+
+	mu       sync.Mutex
+	now, top int
+}
+
+func (l *limited) Workers() int { return l.workers }
+
+func (l *limited) ReadAt(p []byte, off int64) (int, error) {
+	l.mu.Lock()
+	l.now++
+	l.top = max(l.top, l.now)
+	l.mu.Unlock()
+	time.Sleep(time.Millisecond) // for others to come, if they may
+	defer func() {
+		l.mu.Lock()
+		l.now--
+		l.mu.Unlock()
+	}()
+	return l.memory.ReadAt(p, off)
+}
+
+func TestSourceBoundsTheWork(t *testing.T) {
+	e := openStore(t, t.TempDir(), snapshot.WithWorkers(4))
+	for _, c := range []struct{ workers, most int }{{1, 1}, {2, 2}, {100, 4}} {
+		src := &limited{memory: data(t, 16<<20, uint64(c.workers)), workers: c.workers}
+		if _, err := e.Create(t.Context(), fmt.Sprintf("snap-%d", c.workers), src, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		if src.top > c.most {
+			t.Errorf("bounded by %d, %d blocks were read at a time, want %d at most", c.workers, src.top, c.most)
+		}
+	}
+}
