@@ -37,13 +37,15 @@ type Cloud struct {
 	instants  *instants
 	trash     time.Duration // how long a deleted snapshot can be had back; negative: not at all
 	trashing  sync.Mutex    // held while snapshots go to the trash or come back
-	networks  *networks
-	consoles  consoles
-	unadopted idSet // instances whose machines run but do not answer
-	uploads   *uploads
-	blockLoad blockLoad
-	tokens    tokenKey
-	stopping  atomic.Bool // machines are being shut down; none is started
+	// collecting says how soon the store may be looked through again.
+	collecting pace
+	networks   *networks
+	consoles   consoles
+	unadopted  idSet // instances whose machines run but do not answer
+	uploads    *uploads
+	blockLoad  blockLoad
+	tokens     tokenKey
+	stopping   atomic.Bool // machines are being shut down; none is started
 
 	ready      sync.Map // state.Scope → struct{}: regions whose defaults exist
 	ec2Actions map[string]action

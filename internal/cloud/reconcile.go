@@ -31,6 +31,8 @@ func (c *Cloud) reconcile(ctx context.Context, j job) error {
 		return c.reconcilePolicy(ctx, j)
 	case trashJob.kind:
 		return c.expireTrash(ctx)
+	case collectJob.kind:
+		return c.reconcileCollection(ctx)
 	}
 	return fmt.Errorf("no worker for %s", j.kind)
 }
@@ -331,10 +333,8 @@ func (c *Cloud) removeSnapshot(ctx context.Context, snap *state.Snapshot) error 
 	if err := c.volumes.DropGolden(snap.ID); err != nil {
 		return err
 	}
-	if _, err := c.snapshots.Collect(ctx); err != nil {
-		return fmt.Errorf("collect after %s: %w", snap.ID, err)
-	}
-	return c.forgetTrash(ctx)
+	c.collectLater()
+	return nil
 }
 
 // kickImages has the images looked at that wait for snapshots.

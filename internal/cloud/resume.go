@@ -61,7 +61,11 @@ func (c *Cloud) resume(ctx context.Context) error {
 		return nil // what is to be done is kicked by the stop
 	}
 	c.work.kick(append(left.jobs(), trashJob)...)
-	return nil
+	wanted, err := c.wantedCollections()
+	if len(wanted) > 0 {
+		c.collectLater()
+	}
+	return err
 }
 
 func (c *Cloud) leftovers() (*leftovers, error) {

@@ -61,7 +61,7 @@ func (c *Cloud) trashSnapshot(ctx context.Context, j job) (gone bool, err error)
 				return err
 			}
 		}
-		return state.Delete(tx, snap)
+		return errors.Join(wantCollection(tx, snap.Scope()), state.Delete(tx, snap))
 	})
 }
 
@@ -263,6 +263,10 @@ func (c *Cloud) Trashed(ctx context.Context) ([]TrashedSnapshot, error) {
 // EmptyTrash deletes for good all that is in the trash, and returns the bytes
 // freed.
 func (c *Cloud) EmptyTrash(ctx context.Context) (freed int64, err error) {
+	// What was just deleted may not have come to the trash yet.
+	if err := c.collect(ctx); err != nil {
+		c.log.Warn("emptying the trash without what was deleted last; stead cloud store check names what is damaged", "err", err)
+	}
 	if freed, err = c.snapshots.EmptyTrash(ctx); err != nil {
 		return freed, err
 	}

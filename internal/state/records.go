@@ -226,6 +226,19 @@ func (*DeletedSnapshot) Kind() string { return "deleted-snapshot" }
 // Version implements Record.
 func (*DeletedSnapshot) Version() int { return 1 }
 
+// Collection says that snapshots were deleted since the store was last looked
+// through for what nothing needs any more.
+type Collection struct {
+	Meta
+	Wanted string `json:"wanted"` // another with each deletion
+}
+
+// Kind implements Record.
+func (*Collection) Kind() string { return "collection" }
+
+// Version implements Record.
+func (*Collection) Version() int { return 1 }
+
 // Upload is a snapshot's that a client writes block by block.
 type Upload struct {
 	Parent  string `json:"parent,omitempty"` // whose blocks it has where none is put
