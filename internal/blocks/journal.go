@@ -128,10 +128,11 @@ func (j *journal) load() error {
 	j.head = head
 	for len(rest) >= recordSize {
 		record := rest[:recordSize]
-		if crc32.Checksum(record[:recordSize-4], castagnoli) != binary.BigEndian.Uint32(record[recordSize-4:]) {
+		index := int32(binary.BigEndian.Uint32(record))
+		if index < 0 || crc32.Checksum(record[:recordSize-4], castagnoli) != binary.BigEndian.Uint32(record[recordSize-4:]) {
 			break
 		}
-		j.done.set(int32(binary.BigEndian.Uint32(record)), [sha256.Size]byte(record[4:]))
+		j.done.set(index, [sha256.Size]byte(record[4:]))
 		rest = rest[recordSize:]
 	}
 	return nil
