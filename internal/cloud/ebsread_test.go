@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -170,5 +171,43 @@ func TestDirectReadsTakenSnapshots(t *testing.T) {
 	for _, id := range []string{"snap-00000000000000000", fmt.Sprintf("snap-%059d", 1)} {
 		_, err := d.ebs.ListSnapshotBlocks(context.Background(), &ebsapi.ListSnapshotBlocksInput{SnapshotId: &id})
 		wantReason(t, err, "ResourceNotFoundException", "SNAPSHOT_NOT_FOUND")
+	}
+}
+
+// A key for tokens that the disk has changed makes earlier tokens void, and no
+// more than that; what isn't a key is refused with what to do.
+func TestDirectDamagedTokenKey(t *testing.T) {
+	d := newDirect(t)
+	snap := d.made(ebsapi.StartSnapshotInput{}, map[int32][]byte{1: noise(1)})
+	token := func() string {
+		page, err := d.ebs.ListSnapshotBlocks(t.Context(), &ebsapi.ListSnapshotBlocksInput{SnapshotId: &snap})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return *page.Blocks[0].BlockToken
+	}
+	old := token()
+	d.end()
+	key, err := os.ReadFile(d.dir.TokenKeyFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	key[7] ^= 4
+	if err := os.WriteFile(d.dir.TokenKeyFile(), key, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d = openDirect(t, d.dir, d.clock)
+	_, err = d.get(snap, 1, old)
+	wantReason(t, err, "ValidationException", "INVALID_BLOCK_TOKEN")
+	if data, err := d.get(snap, 1, token()); err != nil || !bytes.Equal(data, noise(1)) {
+		t.Errorf("by a new token: %v", err)
+	}
+	d.end()
+	if err := os.WriteFile(d.dir.TokenKeyFile(), key[:9], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err = loadTokenKey(d.dir.TokenKeyFile())
+	if err == nil || !strings.Contains(err.Error(), d.dir.TokenKeyFile()) || !strings.Contains(err.Error(), "remove the file") {
+		t.Errorf("a key that is cut short: %v", err)
 	}
 }

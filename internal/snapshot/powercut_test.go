@@ -27,8 +27,8 @@ func TestPowerCutDisk(t *testing.T) {
 		run("ext4", 25, 2, 25, 64<<20, ext4...)
 		return
 	}
-	run("ext4", 150, 3, 3000, 128<<20, ext4...)
-	run("xfs", 100, 3, 1500, 320<<20, "mkfs.xfs", "-q", "-K")
+	run("ext4", 100, 2, 3000, 128<<20, ext4...)
+	run("xfs", 60, 2, 3000, 320<<20, "mkfs.xfs", "-q", "-K")
 }
 
 func cutDisk(t *testing.T, steps, each, most int, size int64, mkfs []string) {
