@@ -557,6 +557,27 @@ func TestImportOfAStreamLeavesNothing(t *testing.T) {
 	}
 }
 
+// A qcow2 file that is cut off is no disk, and no try more will make it one.
+func TestImportOfACutOffFile(t *testing.T) {
+	t.Parallel()
+	to, far := serve(t, "far")
+	far.Add("snap-a", 1, disk())
+	path := filepath.Join(t.TempDir(), "disk.qcow2")
+	_, err := blocks.Export(t.Context(), to, blocks.ExportOptions{Snapshot: "snap-a", Path: path, Options: quick()})
+	check(t, err)
+	whole, err := os.ReadFile(path)
+	check(t, err)
+	part := whole[:len(whole)-blocks.Size]
+	check(t, os.WriteFile(path, part, 0o600))
+	for name, o := range map[string]blocks.ImportOptions{path: {Path: path}, "the stream": {Reader: bytes.NewReader(part), SpoolDir: t.TempDir()}} {
+		o.Options = quick()
+		_, err := blocks.Import(t.Context(), to, o)
+		if !errors.Is(err, blocks.ErrFormat) || !strings.Contains(err.Error(), "cut off") || !strings.Contains(err.Error(), name) {
+			t.Errorf("error %v, want that %s is cut off", err, name)
+		}
+	}
+}
+
 func TestImportRefusesWhatDrawsOnOthers(t *testing.T) {
 	t.Parallel()
 	qemu, err := exec.LookPath("qemu-img")

@@ -192,11 +192,12 @@ func (s *qcow2Source) readCluster(p []byte, cluster, within int64) error {
 		return err
 	}
 	n, err := s.f.ReadAt(p, int64(entry&qcow2OffsetMask)+within)
-	if errors.Is(err, io.EOF) && int64(entry&qcow2OffsetMask) < s.fileEnd { // the last cluster may be short
+	switch {
+	case errors.Is(err, io.EOF) && int64(entry&qcow2OffsetMask) < s.fileEnd: // the last cluster may be short
 		clear(p[n:])
-		err = nil
-	}
-	if err != nil {
+	case errors.Is(err, io.EOF):
+		return s.bad("it is cut off: what is at %d of the disk lies beyond its end", cluster<<s.bits)
+	case err != nil:
 		return fmt.Errorf("read cluster %d of %s: %w", cluster, s.f.Name(), err)
 	}
 	return nil

@@ -128,6 +128,20 @@ func identity(f *os.File) (string, error) {
 	return fmt.Sprintf("file %d %d, %d bytes, changed at %d.%09d", sys.Dev, sys.Ino, st.Size(), sys.Mtim.Sec, sys.Mtim.Nsec), nil
 }
 
+// unnamed takes a file's name away, also in what is said of it.
+func unnamed(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	err = errors.Join(err, os.Remove(f.Name()), f.Close())
+	if fd < 0 {
+		return nil, err
+	}
+	same := os.NewFile(uintptr(fd), "the stream")
+	if err != nil {
+		return nil, errors.Join(err, same.Close())
+	}
+	return same, nil
+}
+
 // spool writes a stream to a file without a name, with holes where it has
 // zeros.
 func spool(r io.Reader, dir string) (*os.File, error) {
@@ -135,8 +149,7 @@ func spool(r io.Reader, dir string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Remove(f.Name()); err != nil {
-		_ = f.Close()
+	if f, err = unnamed(f); err != nil {
 		return nil, err
 	}
 	buf := make([]byte, Size)

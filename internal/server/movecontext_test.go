@@ -206,6 +206,21 @@ func TestMoveContextCopiesWhatDiffers(t *testing.T) {
 	if _, err := m.Move(ctx, "web", release); err != nil {
 		t.Errorf("released twice: %v", err)
 	}
+	// It comes back, and goes once more, over what earlier moves have left.
+	for k, back := range []struct {
+		from, to *server.Manager
+		name     string
+		cloud    *cloudOf
+	}{{there, m, "here", near}, {m, there, "lab", far}} {
+		o := server.MoveOptions{To: back.name, There: back.to}
+		if r, err := back.from.Move(ctx, "web", o); err != nil || r.Server.State != server.StateRunning {
+			t.Fatalf("move %d: %+v, %v", k+2, r, err)
+		}
+		back.cloud.whole(back.to, 2)
+		o.Release = true
+		_, err := back.from.Move(ctx, "web", o)
+		near.check(err)
+	}
 }
 
 func TestMoveContextRefuses(t *testing.T) {
