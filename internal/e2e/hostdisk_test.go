@@ -32,7 +32,7 @@ func TestMachineHostDiskTrouble(t *testing.T) {
 	r.stead("create", "web", "--data", "1", "--type", "t3.nano")
 	c, web := r.client(), r.show("web")
 	r.copyPulse("web")
-	sum := r.fullFolder(tank)
+	sum := r.fullFolder(c, web, tank)
 	r.fullStore(c, web, sum)
 	r.dyingDisk(c, web.InstanceID)
 }
@@ -101,11 +101,15 @@ func (r *rig) healthy(instance string) bool {
 
 // fullFolder has the guest write more than the host has room for, and gives the
 // sum of what it wrote.
-func (r *rig) fullFolder(tank string) string {
+func (r *rig) fullFolder(c *ec2.Client, web status, tank string) string {
 	r.t.Helper()
 	free := r.fill(tank, 8<<20)
 	r.sh("web", "dd if=/dev/urandom of=/run/big bs=1M count=24 2>/dev/null; { cp /run/big /data/big && sync && echo done > /run/copied; } > /run/copying 2>&1 &")
 	r.ailing("web", "full")
+	// Nobody has to wait for a snapshot that can't be.
+	if why := r.failedSnapshot(c, web.Data[0].VolumeID); !strings.Contains(why, "no space left") {
+		r.t.Errorf("a snapshot on a full disk: %s", why)
+	}
 	free()
 	r.waitUntil("the server goes on by itself", func() bool { return r.healthy(r.show("web").InstanceID) })
 	r.waitUntil("the guest has written all", func() bool { return r.answers("web", "[ -s /run/copied ]") })
@@ -117,11 +121,33 @@ func (r *rig) fullFolder(tank string) string {
 	return lines[0]
 }
 
+// failedSnapshot takes a snapshot that is to fail, and gives the reason that is
+// told.
+func (r *rig) failedSnapshot(c *ec2.Client, volume string) (why string) {
+	r.t.Helper()
+	ctx := context.Background()
+	snap, err := c.CreateSnapshot(ctx, &ec2.CreateSnapshotInput{VolumeId: &volume})
+	if err != nil {
+		return err.Error()
+	}
+	r.waitUntil("the snapshot has failed", func() bool {
+		out, err := c.DescribeSnapshots(ctx, &ec2.DescribeSnapshotsInput{SnapshotIds: []string{*snap.SnapshotId}})
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		why = aws.ToString(out.Snapshots[0].StateMessage)
+		if out.Snapshots[0].State == types.SnapshotStateCompleted {
+			r.t.Fatalf("%s is complete", *snap.SnapshotId)
+		}
+		return out.Snapshots[0].State == types.SnapshotStateError
+	})
+	return why
+}
+
 // fullStore has a snapshot find no room in its store, while the folder of volumes
 // has some.
 func (r *rig) fullStore(c *ec2.Client, web status, sum string) {
 	r.t.Helper()
-	ctx := context.Background()
 	store, small := filepath.Join(r.data, "snapshots"), filepath.Join(r.root, "small")
 	r.mountTank(small, "256m")
 	if out, err := exec.Command("cp", "-a", store+"/.", small).CombinedOutput(); err != nil {
@@ -133,22 +159,12 @@ func (r *rig) fullStore(c *ec2.Client, web status, sum string) {
 	r.mounts = append(r.mounts, store)
 	free := r.fill(small, 4<<20)
 	volume := web.Data[0].VolumeID
-	snap := r.snapshot(c, volume)
-	var got types.Snapshot
-	r.waitUntil("the snapshot has failed", func() bool {
-		out, err := c.DescribeSnapshots(ctx, &ec2.DescribeSnapshotsInput{SnapshotIds: []string{snap}})
-		if err != nil {
-			r.t.Fatal(err)
-		}
-		got = out.Snapshots[0]
-		return got.State != types.SnapshotStatePending
-	})
-	if got.State != types.SnapshotStateError || !strings.Contains(aws.ToString(got.StateMessage), "no space left") {
-		r.t.Errorf("the snapshot is %s: %s", got.State, aws.ToString(got.StateMessage))
+	if why := r.failedSnapshot(c, volume); !strings.Contains(why, "no space left") {
+		r.t.Errorf("a snapshot without room in the store: %s", why)
 	}
 	r.sh("web", "echo more > /data/more && sync && ! dmesg | grep -i 'i/o error'")
 	free()
-	snap = r.snapshot(c, volume)
+	snap := r.snapshot(c, volume)
 	r.completed(c, snap)
 	back := r.mount("web", r.restore(c, snap, web.InstanceID, "/dev/sdp"))
 	if got := r.sh("web", "sha256sum < "+back+"/big; cat "+back+"/more"); got != sum+"\nmore" {
