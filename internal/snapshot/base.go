@@ -2,10 +2,7 @@ package snapshot
 
 import (
 	"context"
-	"errors"
 	"fmt"
-
-	"github.com/steadcloud/stead/internal/snapshot/pack"
 )
 
 // Sound says whether another snapshot can be built upon one: its root and its
@@ -24,12 +21,31 @@ func (e *Engine) Sound(ctx context.Context, id string) (Info, error) {
 	return p.root.info(), nil
 }
 
+// sound reads the pages side by side and looks for each one's blocks at once:
+// some tenths of a second for a terabyte in use. Nothing is taken for granted from the last
+// time: a page that has rotted since is 512 MiB that the volume still has.
 func (e *Engine) sound(ctx context.Context, r *root) error {
-	return e.walk(ctx, r, 0, func(index int64, sum Digest) error {
-		_, err := e.store.Stat(ctx, sum)
-		if errors.Is(err, pack.ErrNotFound) {
-			return &CorruptError{Snapshot: r.id, Block: sum, Index: index, Reason: "the block is missing"}
+	sums := make([]Digest, len(r.pages))
+	for n, ref := range r.pages {
+		sums[n] = ref.sum
+	}
+	return e.store.Fetch(ctx, sums, e.workers, func(n int, raw []byte, err error) error {
+		ref := r.pages[n]
+		p, err := r.readPage(ref, raw, err)
+		if err != nil {
+			return err
 		}
-		return err
+		var blocks []block
+		var blockSums []Digest
+		for at, there := range p.there {
+			if there {
+				blocks = append(blocks, block{ref.number*pageBlocks + int64(at), p.sums[at]})
+				blockSums = append(blockSums, p.sums[at])
+			}
+		}
+		if at, err := e.store.Missing(ctx, blockSums); err != nil {
+			return inSnapshot(r.id, blocks[at].index, blocks[at].sum, err)
+		}
+		return nil
 	})
 }

@@ -60,12 +60,12 @@ func (e *Engine) changedPage(ctx context.Context, a, b *root, n, from int64, fn 
 	pa, pb := &page{}, &page{}
 	var err error
 	if oka {
-		if pa, err = e.loadPage(ctx, a, ra); err != nil {
+		if pa, err = e.recentPage(ctx, a, ra); err != nil {
 			return err
 		}
 	}
 	if okb {
-		if pb, err = e.loadPage(ctx, b, rb); err != nil {
+		if pb, err = e.recentPage(ctx, b, rb); err != nil {
 			return err
 		}
 	}
@@ -99,7 +99,7 @@ func (e *Engine) readBlock(ctx context.Context, r *root, index int64, buf []byte
 	if !ok || index < 0 {
 		return nil, nil
 	}
-	p, err := e.loadPage(ctx, r, ref)
+	p, err := e.recentPage(ctx, r, ref)
 	if err != nil {
 		return nil, err
 	}

@@ -86,6 +86,7 @@ type Engine struct {
 	log     *slog.Logger
 	workers int
 	pack    pack.Options
+	recent  recentPages
 
 	// trash is held by what empties it, fills it, or takes a snapshot out of it:
 	// what comes back is in no list of roots until all of it is there, and
@@ -152,7 +153,10 @@ func (e *Engine) Close() error {
 }
 
 // Rest lets go of memory that only work needs, if nothing is under way.
-func (e *Engine) Rest() { e.store.Rest() }
+func (e *Engine) Rest() {
+	e.recent.clear()
+	e.store.Rest()
+}
 
 // pin keeps a snapshot's blocks from being collected, even if it is deleted.
 type pin struct {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"sync"
 
 	"github.com/steadcloud/stead/internal/snapshot/pack"
 )
@@ -70,6 +71,11 @@ func decodePage(b []byte, blocks int) (*page, string) {
 // loadPage reads a page of a snapshot.
 func (e *Engine) loadPage(ctx context.Context, r *root, ref pageRef) (*page, error) {
 	raw, err := e.store.Get(ctx, ref.sum, nil)
+	return r.readPage(ref, raw, err)
+}
+
+// readPage makes a page of what was read for it.
+func (r *root) readPage(ref pageRef, raw []byte, err error) (*page, error) {
 	if err != nil {
 		if err := inSnapshot(r.id, -1, Digest{}, err); errors.Is(err, ErrCorrupt) {
 			return nil, fmt.Errorf("page %d: %w", ref.number, err)
@@ -83,6 +89,75 @@ func (e *Engine) loadPage(ctx context.Context, r *root, ref pageRef) (*page, err
 	return p, nil
 }
 
+// recentPage is loadPage for those who come for one block or a few of a page
+// again and again. What is in memory is right, as its digest was; whether the
+// store still has it is no matter to who reads, but is to who builds upon it,
+// collects or checks.
+func (e *Engine) recentPage(ctx context.Context, r *root, ref pageRef) (*page, error) {
+	if p := e.recent.get(ref.sum); p != nil && p.count() == ref.blocks {
+		return p, nil
+	}
+	p, err := e.loadPage(ctx, r, ref)
+	if err == nil {
+		e.recent.put(ref.sum, p)
+	}
+	return p, err
+}
+
+// recentPages are the pages that were used last. They don't change.
+type recentPages struct {
+	mu    sync.Mutex
+	clock int64
+	pages map[Digest]*recentOne
+}
+
+type recentOne struct {
+	*page
+	used int64
+}
+
+// maxRecentPages is 32 GiB of volumes, in 2 MiB of memory.
+const maxRecentPages = 64
+
+func (c *recentPages) get(sum Digest) *page {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	one := c.pages[sum]
+	if one == nil {
+		return nil
+	}
+	c.clock++
+	one.used = c.clock
+	return one.page
+}
+
+func (c *recentPages) put(sum Digest, p *page) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.pages == nil {
+		c.pages = make(map[Digest]*recentOne)
+	}
+	if len(c.pages) >= maxRecentPages {
+		var oldest Digest
+		least := c.clock + 1
+		for s, one := range c.pages {
+			if one.used < least {
+				oldest, least = s, one.used
+			}
+		}
+		delete(c.pages, oldest)
+	}
+	c.clock++
+	c.pages[sum] = &recentOne{p, c.clock}
+}
+
+// clear lets go of all.
+func (c *recentPages) clear() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pages = nil
+}
+
 // walk calls fn for each block of a snapshot from an index on, in order.
 func (e *Engine) walk(ctx context.Context, r *root, from int64, fn func(index int64, sum Digest) error) error {
 	for _, ref := range r.pages {
@@ -90,7 +165,7 @@ func (e *Engine) walk(ctx context.Context, r *root, from int64, fn func(index in
 		if first+pageBlocks <= from {
 			continue
 		}
-		p, err := e.loadPage(ctx, r, ref)
+		p, err := e.recentPage(ctx, r, ref)
 		if err != nil {
 			return err
 		}

@@ -179,6 +179,34 @@ func (s *Store) Stat(ctx context.Context, sum Digest) (Info, error) {
 	return Info{Stored: int64(blobHeader) + int64(p.stored)}, err
 }
 
+// Missing returns the place in sums of the first blob that can't be built upon,
+// and why: ErrNotFound, or ErrCorrupt for one known to be rotten. No error says
+// that all are there. It doesn't look into the trash, and reads nothing.
+func (s *Store) Missing(ctx context.Context, sums []Digest) (int, error) {
+	for {
+		if err := s.load(ctx); err != nil {
+			return 0, err
+		}
+		s.mu.RLock()
+		if s.index != nil {
+			break
+		}
+		s.mu.RUnlock() // it was let go of since
+	}
+	defer s.mu.RUnlock()
+	for n, sum := range sums {
+		i := s.id(sum)
+		if _, ok := s.index.places[i]; ok {
+			continue
+		}
+		if bad := s.rotten[i]; bad != nil {
+			return n, bad
+		}
+		return n, ErrNotFound
+	}
+	return len(sums), nil
+}
+
 // find returns where a blob is. One that is known to be rotten is an ErrCorrupt.
 func (s *Store) find(ctx context.Context, i id) (place, string, error) {
 	if err := s.load(ctx); err != nil {
