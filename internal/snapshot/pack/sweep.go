@@ -101,6 +101,7 @@ type victim struct {
 	size       int64
 	live, dead int64
 	keep       []id
+	copied     int // of keep, those that were written to another pack
 }
 
 // condemn chooses packs and takes what is dead in them out of the index: from
@@ -232,7 +233,9 @@ func (w *Sweep) discard(ctx context.Context, packs []*victim, done *Swept) error
 func (s *Store) discard(ctx context.Context, v *victim) error {
 	object := kindPacks + "/" + v.name
 	var err error
-	if s.opts.Trash < 0 {
+	// Of a pack that is elsewhere blob by blob there is nothing to have back.
+	forGood := s.opts.Trash < 0 || v.copied > 0 && v.copied == s.entries(v)
+	if forGood {
 		err = s.objs.Delete(ctx, object)
 	} else {
 		err = s.rename(ctx, object, kindTrash, v.name)
@@ -245,10 +248,17 @@ func (s *Store) discard(ctx context.Context, v *victim) error {
 	s.index.packs[v.number].gone = true
 	delete(s.index.number, v.name)
 	s.mu.Unlock()
-	if s.opts.Trash < 0 {
+	if forGood {
 		return s.forgetRot(ctx, v.name)
 	}
 	return nil // it may come back, and its rot with it
+}
+
+// entries is how many blobs a pack has, needed or not.
+func (s *Store) entries(v *victim) int {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.index.packs[v.number].entries
 }
 
 // forgetRot deletes the notes of rot in a pack that is gone for good: what was
@@ -330,6 +340,7 @@ func (w *Sweep) copyBlobs(ctx context.Context, u *Upload, v *victim) (ok bool, e
 		t := &ticket{done: make(chan struct{})}
 		s.append(framed, t)
 		u.waitFor(t)
+		v.copied++
 	}
 	return true, nil
 }

@@ -70,6 +70,9 @@ func TestSmallPacksAreMerged(t *testing.T) {
 		f.add(b)
 		f.sweep(live...)
 	}
+	if n := len(f.files(kindTrash)); n > 0 {
+		t.Errorf("%d packs in the trash that hold nothing but what is elsewhere", n)
+	}
 	if n := len(f.files(kindPacks)); n > smallPacks+1 {
 		t.Errorf("%d packs for 40,000 bytes", n)
 	}
