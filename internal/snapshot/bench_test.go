@@ -3,11 +3,14 @@ package snapshot_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/steadcloud/stead/internal/snapshot"
 )
 
 // benchVolume is half compressible by about three, a quarter noise and a
@@ -96,6 +99,46 @@ func BenchmarkCheck(b *testing.B) {
 	b.SetBytes(volume.Size())
 	for b.Loop() {
 		if _, err := store.Check(context.Background(), true, nil); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// numbered is a volume whose blocks each begin with a number and are else zero.
+type numbered []uint64
+
+func (n numbered) Size() int64 { return int64(len(n)) * snapshot.BlockSize }
+
+func (n numbered) ReadAt(p []byte, off int64) (int, error) {
+	clear(p)
+	binary.LittleEndian.PutUint64(p, n[off/snapshot.BlockSize])
+	return len(p), nil
+}
+
+func (n numbered) NextData(off int64) (start, end int64, err error) { return off, n.Size(), nil }
+
+// BenchmarkCollect is a collection after which all stays: of 500 snapshots of
+// 4 GiB, each with one block that the one before hadn't. So has each one page of
+// its own and seven that others have, too.
+func BenchmarkCollect(b *testing.B) {
+	volume := make(numbered, 8<<10)
+	for i := range volume {
+		volume[i] = uint64(i) + 1
+	}
+	store := openStore(b, b.TempDir())
+	for n := range 500 {
+		var since *snapshot.Since
+		changed := int64(n*1021) % int64(len(volume))
+		if n > 0 {
+			volume[changed] += uint64(n) << 32
+			since = &snapshot.Since{Base: fmt.Sprint("s", n-1), Changed: func(i int64) bool { return i == changed }}
+		}
+		if _, err := store.Create(b.Context(), fmt.Sprint("s", n), volume, since, nil); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for b.Loop() {
+		if _, err := store.Collect(b.Context()); err != nil {
 			b.Fatal(err)
 		}
 	}

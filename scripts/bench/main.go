@@ -86,7 +86,7 @@ func run(ctx context.Context, args []string) (err error) {
 	stead := flags.String("stead", "bin/stead", "the program to measure")
 	write := flags.String("write", "", "the document whose tables to replace")
 	rounds := flags.Int("rounds", 0, "repeats of everything (default each group's own)")
-	disk := flags.Int("disk", 2048, "MiB of files on the disk of which snapshots are made")
+	disk := flags.Int("disk", 1536, "MiB of files on the disk of which snapshots are made")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
