@@ -62,6 +62,7 @@ type Store struct {
 	opts  Options
 
 	framed sync.Pool // of *[]byte: blobs as they are stored
+	packs  sync.Pool // of *[]byte: packs being made
 	packer packer
 
 	sweeping sync.Mutex // held by whoever takes packs away or brings them back
@@ -90,6 +91,7 @@ func Open(ctx context.Context, objs objects.Store, log *slog.Logger, opts Option
 	s := &Store{
 		objs: objs, log: log, opts: opts,
 		framed:  sync.Pool{New: func() any { b := make([]byte, 0, MaxBlob+blobHeader); return &b }},
+		packs:   sync.Pool{New: func() any { b := make([]byte, 0, opts.PackSize+2*(MaxBlob+blobHeader)); return &b }},
 		packer:  packer{slots: make(chan struct{}, writers)},
 		rotten:  make(map[id]*CorruptError),
 		pending: make(map[id]*ticket),

@@ -215,6 +215,7 @@ type packer struct {
 // draft is a pack that isn't written yet, and who waits for its blobs.
 type draft struct {
 	builder
+	mem     *[]byte   // where it is made
 	tickets []*ticket // by entry
 }
 
@@ -225,8 +226,8 @@ func (s *Store) append(framed []byte, t *ticket) {
 	defer s.packer.mu.Unlock()
 	d := s.packer.cur
 	if d == nil {
-		d = &draft{}
-		d.reset(make([]byte, 0, s.opts.PackSize+2*(MaxBlob+blobHeader)))
+		d = &draft{mem: s.packs.Get().(*[]byte)}
+		d.reset(*d.mem)
 		s.packer.cur = d
 	}
 	d.add(framed)
@@ -261,11 +262,13 @@ func (s *Store) abandon() {
 	}
 	s.packer.cur = nil
 	d.settle(s, errors.New("the upload was given up"))
+	s.packs.Put(d.mem)
 }
 
 // write makes a pack durable and tells those who wait for it.
 func (s *Store) write(d *draft) {
 	defer func() { <-s.packer.slots }()
+	defer s.packs.Put(d.mem) // written or not, nobody reads it any more
 	name := d.finish()
 	// No upload's context: the pack is of several.
 	err := s.objs.Create(context.Background(), kindPacks+"/"+name, d.buf)
