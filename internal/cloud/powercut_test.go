@@ -89,6 +89,8 @@ type cutFolder struct {
 	opened   powercut.Mark
 	promises []cutPromise
 	may      map[string]contents // of each snapshot, promised or not
+	upload   string              // the one that was uploaded
+	puts     map[int32][]byte    // to it
 }
 
 // cutPromise holds from a moment on, until the next of the same resource begins
@@ -168,16 +170,12 @@ func (w *cutFolder) live() {
 	all := maps.Clone(w.may[first])
 	maps.Copy(all, puts)
 	upload := take(all, func() string {
-		id := d.start(ebsapi.StartSnapshotInput{ParentSnapshotId: &first})
-		blocks := map[int32][]byte{}
-		for index, seed := range puts {
-			blocks[index] = noise(seed)
-		}
-		d.put(id, blocks)
-		if _, err := d.seal(id, blocks); err != nil {
+		w.upload, w.puts = d.start(ebsapi.StartSnapshotInput{ParentSnapshotId: &first}), blocksOf(puts)
+		d.put(w.upload, w.puts)
+		if _, err := d.seal(w.upload, w.puts); err != nil {
 			w.t.Fatal(err)
 		}
-		return id
+		return w.upload
 	})
 	w.doing(second)
 	d.delete(second)
@@ -317,10 +315,16 @@ func blocksOf(c contents) map[int32][]byte {
 	return blocks
 }
 
-// pending waits until no snapshot is, but for uploads that still want blocks. An
-// upload that is complete then is what was uploaded.
+// pending waits until no snapshot is, but for an upload that lacks blocks. The
+// client that doesn't know of a cut completes it: it is refused, fails, or is what
+// was uploaded.
 func (w *cutFolder) pending(d *direct) {
 	d.cloud.work.wait()
+	if _, err := d.seal(w.upload, w.puts); err == nil {
+		eventually(w.t, "the upload is complete or failed", func() bool {
+			return snapshotState(w.t, d.ec2, w.upload).State != types.SnapshotStatePending
+		})
+	}
 	out, err := d.ec2.DescribeSnapshots(w.t.Context(), &ec2.DescribeSnapshotsInput{})
 	if err != nil {
 		w.t.Fatal(err)
