@@ -130,7 +130,11 @@ func runsOf(list []types.Snapshot) [][]types.Snapshot {
 // runID names a run as a set that is taken by hand is named: by its time, and
 // by what tells two of one second apart.
 func runID(policy, schedule string, run []types.Snapshot) string {
-	return aws.ToTime(run[0].StartTime).UTC().Format(setTime) + "-" + digest(policy, schedule)[:4]
+	at, parts := aws.ToTime(run[0].StartTime).UTC(), []string{policy, schedule}
+	if within := at.Nanosecond(); within > 0 {
+		parts = append(parts, strconv.Itoa(within))
+	}
+	return at.Format(setTime) + "-" + digest(parts...)[:4]
 }
 
 // setTime begins the ID of a set.

@@ -64,6 +64,20 @@ func TestScheduledRunsAreSets(t *testing.T) {
 	}
 }
 
+// Two runs of one second have names of their own: else one of them couldn't be
+// restored, and both would be deleted as one.
+func TestRunsOfOneSecond(t *testing.T) {
+	root := tagMap{tagRole: RoleRoot, tagDevice: "/dev/sda1", tagDisks: "/dev/sda1"}
+	at := time.Date(2026, 11, 22, 3, 0, 0, 100e6, time.UTC)
+	sets := setsOf([]types.Snapshot{
+		tape("snap-1", "vol-r", at, scheduled(root)),
+		tape("snap-2", "vol-r", at.Add(300*time.Millisecond), scheduled(root)),
+	})
+	if len(sets) != 2 || sets[0].ID == sets[1].ID {
+		t.Errorf("sets %+v, want two of two names", sets)
+	}
+}
+
 // A policy that goes by volumes takes each disk at a moment of its own, and
 // says nothing of one instant; nor do the disks, whatever they were made of.
 func TestRunByVolumesIsNotOfOneInstant(t *testing.T) {
