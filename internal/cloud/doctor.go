@@ -14,6 +14,7 @@ import (
 
 	"github.com/steadcloud/stead/internal/image"
 	"github.com/steadcloud/stead/internal/machine"
+	"github.com/steadcloud/stead/internal/volume"
 )
 
 // What a check found.
@@ -42,6 +43,7 @@ func Doctor(ctx context.Context, dataDir string) []Check {
 		checkTiny(), checkDebian(), checkImport(),
 		checkFolder(dataDir),
 		checkSpace(dataDir),
+		checkReflinks(dataDir),
 		checkDaemon(ctx, dataDir),
 	}
 }
@@ -126,14 +128,31 @@ func checkFolder(dataDir string) Check {
 	return c
 }
 
-func checkSpace(dataDir string) Check {
-	at := dataDir
+// existing is the folder itself, or the nearest above it that is there.
+func existing(path string) string {
 	for {
-		if _, err := os.Stat(at); err == nil || at == filepath.Dir(at) {
-			break
+		if _, err := os.Stat(path); err == nil || path == filepath.Dir(path) {
+			return path
 		}
-		at = filepath.Dir(at)
+		path = filepath.Dir(path)
 	}
+}
+
+// checkReflinks never warns: nothing but time is lost without.
+func checkReflinks(dataDir string) Check {
+	c := Check{Name: "reflinks", Status: CheckOK, Detail: "yes: further volumes of a snapshot are made at once"}
+	can, err := volume.Reflinks(existing(dataDir))
+	switch {
+	case err != nil:
+		c.Detail = "not known: " + err.Error()
+	case !can:
+		c.Detail = "no: each volume of a snapshot is written whole; XFS and btrfs have them"
+	}
+	return c
+}
+
+func checkSpace(dataDir string) Check {
+	at := existing(dataDir)
 	free, err := freeSpace(at)
 	switch {
 	case err != nil:

@@ -32,8 +32,10 @@ func reflinkDir(t *testing.T) Dir {
 	t.Cleanup(func() { _ = os.RemoveAll(scratch) })
 	image, at := filepath.Join(scratch, "image"), filepath.Join(scratch, "mnt")
 	for _, cmd := range [][]string{
-		{"truncate", "-s", "1G", image}, {"mkfs.xfs", "-q", "-m", "reflink=1", image},
-		{"mkdir", at}, {"mount", "-o", "loop", image, at},
+		{"truncate", "-s", "1G", image},
+		{"mkfs.xfs", "-q", "-m", "reflink=1", image},
+		{"mkdir", at},
+		{"mount", "-o", "loop", image, at},
 	} {
 		if out, err := exec.CommandContext(t.Context(), cmd[0], cmd[1:]...).CombinedOutput(); err != nil {
 			skipOrFail(t, strings.Join(cmd, " ")+": "+err.Error()+": "+string(out))

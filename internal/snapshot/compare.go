@@ -72,7 +72,7 @@ func (c *comparison) plan(ctx context.Context, queue chan<- block) error {
 				return err
 			}
 		}
-		for at := int64(0); at < min(pageBlocks, c.root.blocks()-n*pageBlocks); at++ {
+		for at := range min(pageBlocks, c.root.blocks()-n*pageBlocks) {
 			b := block{n*pageBlocks + at, p.sums[at]}
 			hole, err := c.ends.isHole(b.index*BlockSize, c.root.blockLen(b.index), c.root.volumeSize)
 			if err != nil {

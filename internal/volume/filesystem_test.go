@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 	"unsafe"
 
@@ -37,7 +38,7 @@ func mounted(t *testing.T, kind string, size int64) string {
 	if err := os.Mkdir(at, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	mkfs := append(filesystems[kind], image)
+	mkfs := slices.Concat(filesystems[kind], []string{image})
 	if out, err := exec.CommandContext(t.Context(), mkfs[0], mkfs[1:]...).CombinedOutput(); err != nil {
 		skip(t, "making "+kind+": "+err.Error()+": "+string(out)+" (scripts/setup test installs what makes it)")
 	}
@@ -90,11 +91,11 @@ func firstExtent(t *testing.T, path string) uint64 {
 		_                         [3]uint32
 	}
 	req := struct {
-		start, length         uint64
-		flags, mapped, count_ uint32
-		_                     uint32
-		extents               [1]extent
-	}{length: 1 << 20, flags: flagSync, count_: 1}
+		start, length        uint64
+		flags, mapped, count uint32
+		_                    uint32
+		extents              [1]extent
+	}{length: 1 << 20, flags: flagSync, count: 1}
 	f, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
