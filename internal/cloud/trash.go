@@ -77,6 +77,7 @@ func (c *Cloud) expireTrash(ctx context.Context) error {
 	if err := c.forgetTrash(ctx); err != nil {
 		return err
 	}
+	c.snapshots.Rest() // the index of a large store is large
 	c.work.later(trashJob, trashEvery)
 	return nil
 }
