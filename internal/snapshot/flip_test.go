@@ -90,17 +90,30 @@ func (s *flipStore) file(kind string, n int) string {
 	return name
 }
 
+// find returns where an object is, if only in the trash; "" for nowhere.
+func (s *flipStore) find(store, name string) string {
+	s.t.Helper()
+	path := filepath.Join(store, name)
+	if _, err := os.Stat(path); err == nil {
+		return path
+	}
+	moved, _ := filepath.Glob(filepath.Join(store, "*", "*"+name[strings.LastIndexAny(name, "/.")+1:]))
+	if len(moved) > 1 {
+		s.t.Fatalf("%s is in %v", name, moved)
+	}
+	if len(moved) == 0 {
+		return ""
+	}
+	return moved[0]
+}
+
 // flip changes a bit of an object, or changes it back, wherever it was put
 // meanwhile. Others who share the file keep theirs.
 func (s *flipStore) flip(store, name string, bit int64) {
 	s.t.Helper()
-	path := filepath.Join(store, name)
-	if _, err := os.Stat(path); err != nil {
-		moved, _ := filepath.Glob(filepath.Join(store, "*", "*"+name[strings.LastIndexAny(name, "/.")+1:]))
-		if len(moved) != 1 {
-			s.t.Fatalf("%s was deleted: %v", name, moved)
-		}
-		path = moved[0]
+	path := s.find(store, name)
+	if path == "" {
+		s.t.Fatalf("%s was deleted", name)
 	}
 	raw, err := os.ReadFile(path)
 	if err != nil {
@@ -159,7 +172,9 @@ func (s *flipStore) try(name string, bit int64) {
 	case !strings.HasPrefix(name, "config/") || !errors.Is(err, snapshot.ErrCorrupt) && !errors.Is(err, snapshot.ErrVersion) || !strings.Contains(err.Error(), path):
 		s.t.Errorf("open: %v", err)
 	}
-	if _, err := os.Stat(filepath.Join(path, name)); err == nil || !strings.HasPrefix(name, "index/") { // an index is made anew
+	// An index is made anew, and a pack isn't kept whose blocks were all sound and
+	// are in a larger one now.
+	if s.find(path, name) != "" || !strings.HasPrefix(name, "index/") && !strings.HasPrefix(name, "packs/") {
 		s.flip(path, name, bit)
 	}
 	e = s.open(path)

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -259,6 +260,12 @@ func (d *Disk) Left(ctx context.Context, cut Cut, look func(path string)) error 
 // replay writes what a cut leaves.
 func (d *Disk) replay(cut Cut) error {
 	if err := d.flushed(cut.flushed); err != nil {
+		return err
+	}
+	// Another file each time: the last one's loop device stays for as long as
+	// anybody looks at it, and mount would take it again, with what the kernel
+	// still holds of the last cut.
+	if err := os.Remove(d.file(leftName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if err := copyFile(d.file(durableName), d.file(leftName)); err != nil {
