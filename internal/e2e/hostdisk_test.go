@@ -185,25 +185,21 @@ func (r *rig) dyingDisk(c *ec2.Client, instance string) {
 	r.waitVolume(c, *v.VolumeId, types.VolumeStateAvailable)
 	disk := r.faultyDisk(filepath.Join(r.data, "volumes", *v.VolumeId+".raw"))
 	r.plugIn(c, *v.VolumeId, instance, "/dev/sdg")
-	p := r.startPulse("web", r.deviceOf("web", *v.VolumeId))
+	p := r.startDetached("web", r.deviceOf("web", *v.VolumeId))
 	before := p.phase("healthy")
 	disk.fails("write")
 	r.ailing("web", "nput/output error")
 	disk.fails("")
 	r.waitUntil("the server goes on by itself", func() bool { return r.healthy(instance) })
 	r.waitUntil("the guest writes again", func() bool { return p.phase("mended") > before+20 })
-	p.finish()
 
-	p = r.startPulse("web", r.deviceOf("web", *v.VolumeId))
 	durable := p.phase("flush")
 	disk.fails("flush")
 	r.ailing("web", "`stead stop --force`")
-	_ = p.cmd.Process.Kill() // it waits for a guest that stands still
-	_ = p.cmd.Wait()
 	r.stead("stop", "web", "--force")
 	r.stead("start", "web")
 	r.copyPulse("web")
-	p = r.startPulse("web", r.deviceOf("web", *v.VolumeId))
+	p = r.startDetached("web", r.deviceOf("web", *v.VolumeId))
 	if now := p.phase("again"); now < durable {
 		r.t.Errorf("the disk has write %d, and %d was durable", now, durable)
 	}

@@ -74,15 +74,13 @@ func TestMachineSnapshotsWhileItWrites(t *testing.T) {
 	}
 	r.sh("web", "! dmesg | grep -i 'i/o error'")
 
-	r.sh("web", "mkfifo /run/in && { sleep 100000 > /run/in & } && { /tmp/pulse /dev/"+device+" 2048 < /run/in > /run/out 2>&1 & } && echo on > /run/in")
+	d := r.startDetached("web", device)
+	d.phase("on")
 	r.unplugAround(c, instance)
 	r.trouble(c, volume)
-	r.sh("web", "echo off > /run/in; sleep 0.2; pidof pulse && ! dmesg | grep -i 'i/o error'")
-	out := r.sh("web", "kill $(pidof sleep); sleep 0.5; cat /run/out")
-	t.Logf("while its other disk and the daemon were in trouble:\n%s", out)
-	if n := strings.Count(out, `"phase"`); n != 2 {
-		t.Errorf("the guest says\n%s", out)
-	}
+	d.phase("off")
+	r.sh("web", "! dmesg | grep -i 'i/o error'")
+	t.Logf("while its other disk and the daemon were in trouble:\n%s", d.finish())
 	r.nothingLeft(instance)
 }
 
@@ -205,6 +203,43 @@ func (p *pulse) finish() {
 		p.r.t.Fatalf("the writing guest: %v, %v\n%s", err, werr, p.stderr.Bytes())
 	}
 	p.r.t.Logf("what the guest's writes took, in milliseconds:\n%s", told)
+}
+
+// detached is the writing program at work in a guest, which goes on without a
+// connection to it: one is given up when the guest stands still for long.
+type detached struct {
+	r      *rig
+	server string
+}
+
+func (r *rig) startDetached(server, device string) detached {
+	r.t.Helper()
+	r.sh(server, fmt.Sprintf("rm -f /run/in && mkfifo /run/in && { sleep 100000 > /run/in & } && "+
+		"{ /tmp/pulse /dev/%s %d < /run/in > /run/out 2>&1 & }", device, pulseBlocks))
+	return detached{r, server}
+}
+
+// phase begins a phase and gives the newest write that is on the disk.
+func (d detached) phase(name string) uint64 {
+	d.r.t.Helper()
+	line := d.r.sh(d.server, "n=$(wc -l < /run/out); echo "+name+" > /run/in; "+
+		"while [ $(wc -l < /run/out) = $n ]; do pidof pulse > /dev/null || break; sleep 0.05; done; tail -n 1 /run/out")
+	var answer struct{ Last *uint64 }
+	if err := json.Unmarshal([]byte(line), &answer); err != nil || answer.Last == nil {
+		d.r.t.Fatalf("the writing guest says %q", line)
+	}
+	return *answer.Last
+}
+
+// finish ends the writing, which must not have failed, and gives what the writes
+// have waited.
+func (d detached) finish() string {
+	d.r.t.Helper()
+	out := d.r.sh(d.server, "kill $(pidof sleep); while pidof pulse > /dev/null; do sleep 0.05; done; cat /run/out")
+	if !strings.Contains(out, `"phase"`) {
+		d.r.t.Errorf("the writing guest says\n%s", out)
+	}
+	return out
 }
 
 // consistent checks that a snapshot holds exactly the writes up to one that lies
