@@ -11,6 +11,7 @@ import (
 	"github.com/steadcloud/stead/internal/snapshot"
 	"github.com/steadcloud/stead/internal/state"
 	"github.com/steadcloud/stead/internal/volume"
+	"github.com/steadcloud/stead/internal/yield"
 )
 
 // What machines and volumes record, and the store reads, is of one unit.
@@ -28,20 +29,29 @@ type frozen struct {
 	kept   func(snap string)
 	failed func(err error)
 	Close  func() error
-	// workers bounds how much of it is worked on at a time.
-	workers int
+	// beside says that a guest runs on it meanwhile.
+	beside bool
 
 	read atomic.Int64 // bytes
 }
 
-// Workers implements snapshot.Limited.
-func (f *frozen) Workers() int { return f.workers }
+var _ snapshot.Limited = (*frozen)(nil)
 
-// workersBeside is how much is worked on at a time while a guest runs on the disk
-// that is read. Half of the processors are left to it: on two of them, with
-// emulation, four workers made its slowest writes (p99) three times slower than
-// idle, two 2.1 and one 1.6 times, for a snapshot that takes 2.0 s instead of 1.4.
-func workersBeside() int { return max(1, runtime.GOMAXPROCS(0)/2) }
+// Workers implements snapshot.Limited. Half of the processors are left to a guest
+// that runs.
+func (f *frozen) Workers() int {
+	if f.beside {
+		return max(1, runtime.GOMAXPROCS(0)/2)
+	}
+	return math.MaxInt
+}
+
+// Yield implements snapshot.Limited.
+func (f *frozen) Yield() {
+	if f.beside {
+		_ = yield.Thread() // without it the work is done all the same
+	}
+}
 
 // ReadAt reads, and counts what is read.
 func (f *frozen) ReadAt(p []byte, off int64) (int, error) {
@@ -64,7 +74,7 @@ func (c *Cloud) openStill(id string) (*frozen, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &frozen{Source: r, failed: func(error) {}, Close: r.Close, workers: math.MaxInt}
+	f := &frozen{Source: r, failed: func(error) {}, Close: r.Close}
 	f.kept = func(snap string) {
 		if err := r.Keep(snap); err != nil {
 			c.log.Warn("the volume will be read whole by its next snapshot", "volume", id, "err", err)
@@ -90,7 +100,12 @@ func (c *Cloud) openLive(ctx context.Context, at instant, id string) (*frozen, e
 	if err != nil {
 		return nil, err
 	}
-	f := &frozen{Source: readOnce{src}, Close: src.Close, workers: workersBeside()}
+	f := &frozen{Source: readOnce{src}, beside: true}
+	c.session.Begin()
+	f.Close = func() error {
+		c.session.End()
+		return src.Close()
+	}
 	f.kept = func(string) { at.Completed(id) }
 	f.failed = func(err error) {
 		// The base was found damaged only when what it was to stand for had been
@@ -115,7 +130,7 @@ func (c *Cloud) openLive(ctx context.Context, at instant, id string) (*frozen, e
 	// What the base doesn't have is read, whether the guest wrote there or not.
 	ch.Blocks = ch.Blocks[:min(int64(len(ch.Blocks)), base.VolumeSize/snapshot.BlockSize/8)]
 	if err := src.Release(ch.Blocks); err != nil {
-		return nil, errors.Join(err, src.Close())
+		return nil, errors.Join(err, f.Close())
 	}
 	f.since = &snapshot.Since{Base: ch.Base, Changed: changedIn(ch.Blocks)}
 	return f, nil

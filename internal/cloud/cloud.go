@@ -14,6 +14,7 @@ import (
 	"github.com/steadcloud/stead/internal/snapshot"
 	"github.com/steadcloud/stead/internal/state"
 	"github.com/steadcloud/stead/internal/volume"
+	"github.com/steadcloud/stead/internal/yield"
 )
 
 // Cloud is the local cloud on one data folder. It implements http.Handler.
@@ -35,6 +36,7 @@ type Cloud struct {
 	uses      *diskUses
 	running   *machines
 	instants  *instants
+	session   *yield.Session
 	trash     time.Duration // how long a deleted snapshot can be had back; negative: not at all
 	trashing  sync.Mutex    // held while snapshots go to the trash or come back
 	// collecting says how soon the store may be looked through again.
@@ -99,6 +101,7 @@ func Open(ctx context.Context, o Options, hyper hypervisor) (*Cloud, error) {
 	c.uses = newDiskUses()
 	c.running = &machines{byID: map[string]*machineHandle{}}
 	c.instants = &instants{bySnapshot: map[string]*heldInstant{}}
+	c.session = yield.NewSession(o.Log)
 	c.networks = &networks{byScope: map[state.Scope]*network.Network{}}
 	c.work = newQueue(ctx, c.reconcile, o.Log)
 	c.registerActions()

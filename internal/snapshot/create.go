@@ -133,9 +133,9 @@ type task struct {
 func (c *creation) run(ctx context.Context) error {
 	c.pages = make(map[int64]pageRef)
 	group, ctx := errgroup.WithContext(ctx)
-	workers := c.e.workers
+	workers, yield := c.e.workers, func() {}
 	if l, ok := c.src.(Limited); ok {
-		workers = max(1, min(workers, l.Workers()))
+		workers, yield = max(1, min(workers, l.Workers())), l.Yield
 	}
 	tasks := make(chan task, workers)
 	group.Go(func() error {
@@ -144,13 +144,7 @@ func (c *creation) run(ctx context.Context) error {
 	})
 	for range workers {
 		group.Go(func() error {
-			buf := make([]byte, BlockSize)
-			for t := range tasks {
-				if err := c.block(ctx, t, buf); err != nil {
-					return err
-				}
-			}
-			return nil
+			return c.work(ctx, tasks, yield)
 		})
 	}
 	if err := group.Wait(); err != nil {
@@ -162,6 +156,18 @@ func (c *creation) run(ctx context.Context) error {
 		}
 	}
 	c.root.storedBytes = c.stored.Load()
+	return nil
+}
+
+// work does what is planned, until there is no more.
+func (c *creation) work(ctx context.Context, tasks <-chan task, yield func()) error {
+	yield()
+	buf := make([]byte, BlockSize)
+	for t := range tasks {
+		if err := c.block(ctx, t, buf); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -29,13 +29,16 @@ type Source interface {
 	NextData(off int64) (start, end int64, err error)
 }
 
-// Limited is a Source that bounds how many of its blocks are worked on at a time:
-// one that is read while others need the processors more. No bound is above
-// WithWorkers.
+// Limited is a Source that bounds how fast it is worked on: one that is read while
+// others need the host more.
 type Limited interface {
 	Source
-	// Workers is 1 or more.
+	// Workers is how many of its blocks are worked on at a time, 1 or more. No
+	// bound is above WithWorkers.
 	Workers() int
+	// Yield is called by each worker before its first block, on the goroutine that
+	// is its own and ends with it.
+	Yield()
 }
 
 // Since says what a volume has kept of an earlier snapshot.

@@ -9,9 +9,12 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/steadcloud/stead/internal/snapshot"
 )
@@ -316,19 +319,34 @@ func TestProgress(t *testing.T) {
 	}
 }
 
-// limited counts how many of its blocks are read at a time.
+// limited counts how many of its blocks are read at a time, and has them read by
+// threads alone that have yielded.
 type limited struct {
 	memory
 	workers int
 
 	mu       sync.Mutex
 	now, top int
+	yielded  map[int]bool // threads
 }
+
+var _ snapshot.Limited = (*limited)(nil)
 
 func (l *limited) Workers() int { return l.workers }
 
+func (l *limited) Yield() {
+	runtime.LockOSThread()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.yielded[unix.Gettid()] = true
+}
+
 func (l *limited) ReadAt(p []byte, off int64) (int, error) {
 	l.mu.Lock()
+	if !l.yielded[unix.Gettid()] {
+		l.mu.Unlock()
+		return 0, errors.New("read by a thread that hasn't yielded")
+	}
 	l.now++
 	l.top = max(l.top, l.now)
 	l.mu.Unlock()
@@ -344,12 +362,12 @@ func (l *limited) ReadAt(p []byte, off int64) (int, error) {
 func TestSourceBoundsTheWork(t *testing.T) {
 	e := openStore(t, t.TempDir(), snapshot.WithWorkers(4))
 	for _, c := range []struct{ workers, most int }{{1, 1}, {2, 2}, {100, 4}} {
-		src := &limited{memory: data(t, 16<<20, uint64(c.workers)), workers: c.workers}
+		src := &limited{memory: data(t, 16<<20, uint64(c.workers)), workers: c.workers, yielded: map[int]bool{}}
 		if _, err := e.Create(t.Context(), fmt.Sprintf("snap-%d", c.workers), src, nil, nil); err != nil {
 			t.Fatal(err)
 		}
-		if src.top > c.most {
-			t.Errorf("bounded by %d, %d blocks were read at a time, want %d at most", c.workers, src.top, c.most)
+		if src.top > c.most || len(src.yielded) != c.most {
+			t.Errorf("bounded by %d, %d workers read %d blocks at a time, want %d at most", c.workers, len(src.yielded), src.top, c.most)
 		}
 	}
 }
