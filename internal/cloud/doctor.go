@@ -32,8 +32,8 @@ type Check struct {
 	Remedy string `json:"remedy,omitempty"`
 }
 
-// kvmLimit bounds the probe's guest, which needs a few milliseconds.
-const kvmLimit = 200 * time.Millisecond
+// kvmLimit bounds the probe's guest, which needs a millisecond.
+const kvmLimit = 40 * time.Millisecond
 
 // Doctor looks at what the local cloud needs of this machine.
 func Doctor(ctx context.Context, dataDir string) []Check {

@@ -38,23 +38,27 @@ const (
 	probePDPT   = 0x3000
 	probePD     = 0x4000
 	probeStack  = 0x8000
-	// probeLoops takes a processor about 10 ms, and something that emulates it
+	// probeLoops takes a processor about 1 ms, and something that emulates it
 	// far longer than any limit.
-	probeLoops = 20_000_000
+	probeLoops = 2_000_000
+	// probePatience is how many times longer than its limit the guest may take by
+	// the clock, on a host that is busy.
+	probePatience = 10
 )
 
 // Probe says whether KVM really runs guests: /dev/kvm can be there and accept a
 // machine, and then emulate it at a crawl, or refuse what every system needs. It
 // lets a small 64-bit guest loop and use SSE and CPUID. nil means usable;
-// otherwise the error, an ErrKVMUnusable, says why. limit bounds the guest's run;
-// the answer comes soon after it at the latest.
+// otherwise the error, an ErrKVMUnusable, says why. limit bounds the processor time
+// that the guest takes; the answer comes after ten times that at the latest, and a
+// second.
 func Probe(limit time.Duration) error {
 	answer := make(chan error, 1)
 	go func() { answer <- probe(limit) }()
 	var err error
 	select {
 	case err = <-answer:
-	case <-time.After(limit + time.Second):
+	case <-time.After(probePatience*limit + time.Second):
 		// The thread hangs in the kernel. It is lost, but we are not.
 		err = errors.New("the kernel doesn't answer")
 	}
@@ -180,10 +184,8 @@ func runProbe(vcpu int, shared []byte, limit time.Duration) error {
 	finished, watched := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(watched)
-		select {
-		case <-finished:
+		if !spent(thread, limit, finished) {
 			return
-		case <-time.After(limit):
 		}
 		over.Store(true)
 		// A signal takes the thread out of the guest. SIGURG is what the Go
@@ -219,6 +221,32 @@ func runProbe(vcpu int, shared []byte, limit time.Duration) error {
 	default:
 		return fmt.Errorf("the guest ended by exit reason %d", reason)
 	}
+}
+
+// spent waits until a thread has had so much processor time from now on, or more
+// than its time by the clock. It is false when the thread has finished before.
+func spent(thread int, limit time.Duration, finished <-chan struct{}) bool {
+	start, before := time.Now(), threadTime(thread)
+	for {
+		select {
+		case <-finished:
+			return false
+		case <-time.After(limit / 10):
+		}
+		if threadTime(thread)-before >= limit || time.Since(start) >= probePatience*limit {
+			return true
+		}
+	}
+}
+
+// threadTime is the processor time that a thread of this process has had.
+func threadTime(thread int) time.Duration {
+	const perThread, scheduled = 4, 2 // of a clock's number, see clock_getcpuclockid(3)
+	var t unix.Timespec
+	if err := unix.ClockGettime(int32(^thread<<3|perThread|scheduled), &t); err != nil {
+		return 0 // then the clock alone counts
+	}
+	return time.Duration(t.Nano())
 }
 
 func ioctl(fd int, request, argument uintptr) (int, error) {
