@@ -8,10 +8,12 @@ import (
 	"encoding/base64"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -112,7 +114,11 @@ func (r *rig) reopen() {
 }
 
 func (r *rig) destroy() {
-	for _, h := range r.cloud.running.byID {
+	running := r.cloud.running
+	running.mu.Lock()
+	handles := slices.Collect(maps.Values(running.byID))
+	running.mu.Unlock()
+	for _, h := range handles {
 		if err := h.vm.Kill(context.Background()); err != nil {
 			r.t.Error(err)
 		}

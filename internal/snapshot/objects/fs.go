@@ -50,12 +50,12 @@ func (OS) Create(path string) (File, error) {
 	return &steady{File: f}, nil
 }
 
-// steady has the disk take a new file piece by piece as it is written. Else all
-// of it would go there at the sync, and whoever syncs a file of his own meanwhile,
-// as guests do, would wait for it.
+// steady has the disk take a new file piece by piece as it is written, one while
+// the next is copied. Else all of it would go there at the sync, and whoever syncs a
+// file of his own meanwhile, as guests do, would wait for it.
 type steady struct {
 	*os.File
-	at int64
+	begun, at int64 // where the piece begins that the disk is taking, and ends
 }
 
 // piece is how much the disk is given at once, bytes.
@@ -66,11 +66,10 @@ const piece = 128 << 10
 func (s *steady) Write(p []byte) (done int, err error) {
 	for len(p) > 0 {
 		n, err := s.File.Write(p[:min(piece, len(p))])
-		if err == nil {
-			err = s.drain(int64(n))
-		}
-		s.at += int64(n)
 		done += n
+		if err == nil {
+			err = s.give(int64(n))
+		}
 		if err != nil {
 			return done, err
 		}
@@ -79,11 +78,15 @@ func (s *steady) Write(p []byte) (done int, err error) {
 	return done, nil
 }
 
-// drain waits until the disk has the bytes that were written last. Nothing is
-// durable by that: see sync_file_range(2).
-func (s *steady) drain(n int64) error {
+// give has the disk begin with the bytes that were written last, and waits until it
+// has the ones before. Nothing is durable by that: see sync_file_range(2).
+func (s *steady) give(n int64) error {
 	const wait = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
-	err := unix.SyncFileRange(int(s.Fd()), s.at, n, wait)
+	err := unix.SyncFileRange(int(s.Fd()), s.at, n, unix.SYNC_FILE_RANGE_WRITE)
+	if err == nil && s.at > s.begun {
+		err = unix.SyncFileRange(int(s.Fd()), s.begun, s.at-s.begun, wait)
+	}
+	s.begun, s.at = s.at, s.at+n
 	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ESPIPE) {
 		return nil // the sync does it all
 	}
