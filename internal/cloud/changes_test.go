@@ -61,11 +61,20 @@ func (r *readings) of(snap string) reading {
 	return r.read[snap]
 }
 
-// countReadings has a cloud's snapshots counted from now on.
-func countReadings(t *testing.T, c *Cloud) *readings {
+// testLog is a log in the test's output, from a level on, that has what snapshots
+// read counted.
+func testLog(t *testing.T, from slog.Level) *slog.Logger {
+	h := slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: from})
+	return slog.New(&readings{Handler: h, read: map[string]reading{}})
+}
+
+// readingsOf gives what was read by the snapshots of a cloud with a testLog.
+func readingsOf(t *testing.T, c *Cloud) *readings {
 	t.Helper()
-	r := &readings{Handler: c.log.Handler(), read: map[string]reading{}}
-	c.log = slog.New(r)
+	r, ok := c.log.Handler().(*readings)
+	if !ok {
+		t.Fatal("this cloud's snapshots aren't counted")
+	}
 	return r
 }
 
@@ -95,7 +104,7 @@ func writeVolume(t *testing.T, c *Cloud, vol string, at int64, text string) {
 // or with the one that it was made of, costs nothing.
 func TestSnapshotOfAnUnchangedVolumeReadsNothing(t *testing.T) {
 	c, client := newTestCloud(t)
-	r := countReadings(t, c)
+	r := readingsOf(t, c)
 	vol := makeVolume(t, client, &ec2.CreateVolumeInput{AvailabilityZone: aws.String("us-east-1a"), Size: aws.Int32(1)})
 	const block = snapshot.BlockSize
 	writeVolume(t, c, vol, 3*block, "three")
@@ -134,7 +143,7 @@ func TestSnapshotOfAnUnchangedVolumeReadsNothing(t *testing.T) {
 // Without its base a record is of no use.
 func TestSnapshotIsWholeWhenItsBaseIsGone(t *testing.T) {
 	c, client := newTestCloud(t)
-	r := countReadings(t, c)
+	r := readingsOf(t, c)
 	vol := makeVolume(t, client, &ec2.CreateVolumeInput{AvailabilityZone: aws.String("us-east-1a"), Size: aws.Int32(1)})
 	writeVolume(t, c, vol, 0, "data")
 	first := snapshotOf(t, client, vol)

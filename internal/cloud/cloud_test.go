@@ -24,7 +24,7 @@ func newTestCloud(t *testing.T) (*Cloud, *ec2.Client) {
 func openTestCloud(t *testing.T, dir Dir) *Cloud {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	c, err := Open(ctx, Options{Dir: dir, Account: DefaultAccount, Keys: testKeys, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}, noMachines{dir.Volumes()})
+	c, err := Open(ctx, Options{Dir: dir, Account: DefaultAccount, Keys: testKeys, Log: testLog(t, slog.LevelInfo)}, noMachines{dir.Volumes()})
 	if err != nil {
 		cancel()
 		t.Fatal(err)

@@ -91,7 +91,7 @@ func openTalkers(t *testing.T, k *talkers) (*Cloud, *ec2.Client, *Control) {
 	dir := shortDir(t)
 	k.volumes = dir.Volumes()
 	ctx, cancel := context.WithCancel(context.Background())
-	c, err := Open(ctx, Options{Dir: dir, Account: DefaultAccount, Keys: testKeys, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}, k)
+	c, err := Open(ctx, Options{Dir: dir, Account: DefaultAccount, Keys: testKeys, Log: testLog(t, slog.LevelInfo)}, k)
 	if err != nil {
 		cancel()
 		t.Fatal(err)

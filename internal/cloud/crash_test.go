@@ -113,7 +113,7 @@ func openMoody(t *testing.T, dir Dir, m *moody) (c *Cloud, client *ec2.Client, e
 	m.volumes = dir.Volumes()
 	ctx, cancel := context.WithCancel(context.Background())
 	m.rest = cancel
-	c, err := Open(ctx, Options{Dir: dir, Account: DefaultAccount, Keys: testKeys, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}, m)
+	c, err := Open(ctx, Options{Dir: dir, Account: DefaultAccount, Keys: testKeys, Log: testLog(t, slog.LevelInfo)}, m)
 	if err != nil {
 		cancel()
 		t.Fatal(err)

@@ -38,7 +38,7 @@ func runDaemon(t *testing.T, dir Dir) (*Control, func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- Run(ctx, Config{DataDir: string(dir), Listen: "127.0.0.1:0", Machines: "none", Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+		done <- Run(ctx, Config{DataDir: string(dir), Listen: "127.0.0.1:0", Machines: "none", Log: testLog(t, slog.LevelInfo)})
 	}()
 	end := sync.OnceFunc(func() {
 		cancel()
@@ -185,7 +185,7 @@ func (m stubbornVM) Shutdown(ctx context.Context, _ time.Duration) error {
 func TestStopKillsWhatStays(t *testing.T) {
 	dir := Dir(t.TempDir())
 	ctx, cancel := context.WithCancel(t.Context())
-	c, err := Open(ctx, Options{Dir: dir, Account: DefaultAccount, Keys: testKeys, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}, stubborn{noMachines{dir.Volumes()}})
+	c, err := Open(ctx, Options{Dir: dir, Account: DefaultAccount, Keys: testKeys, Log: testLog(t, slog.LevelInfo)}, stubborn{noMachines{dir.Volumes()}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,7 +211,7 @@ func TestStopOnly(t *testing.T) {
 	var ids []string
 	t.Run("daemon that dies", func(t *testing.T) {
 		ctx, die := context.WithCancel(t.Context())
-		c, err := Open(ctx, Options{Dir: dir, Account: DefaultAccount, Keys: testKeys, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}, noMachines{dir.Volumes()})
+		c, err := Open(ctx, Options{Dir: dir, Account: DefaultAccount, Keys: testKeys, Log: testLog(t, slog.LevelInfo)}, noMachines{dir.Volumes()})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -241,7 +241,7 @@ func TestStopOnly(t *testing.T) {
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	if err := Run(ctx, Config{DataDir: string(dir), StopOnly: true, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}); err != nil {
+	if err := Run(ctx, Config{DataDir: string(dir), StopOnly: true, Log: testLog(t, slog.LevelInfo)}); err != nil {
 		t.Fatal(err)
 	}
 	if left, _ := filepath.Glob(dir.Machines() + "/*/" + shadowFile); len(left) > 0 {

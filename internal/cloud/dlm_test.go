@@ -64,7 +64,7 @@ func openTimed(t *testing.T, dir Dir, k *clock) *timed {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	c, err := Open(ctx, Options{
-		Dir: dir, Account: DefaultAccount, Keys: testKeys, Now: k.now, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Dir: dir, Account: DefaultAccount, Keys: testKeys, Now: k.now, Log: testLog(t, slog.LevelInfo),
 	}, noMachines{dir.Volumes()})
 	if err != nil {
 		cancel()

@@ -35,7 +35,7 @@ func TestDirectKilledDaemon(t *testing.T) {
 	if dir == "" {
 		return
 	}
-	err := Run(context.Background(), Config{DataDir: dir, Listen: "127.0.0.1:0", Machines: "none", Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	err := Run(context.Background(), Config{DataDir: dir, Listen: "127.0.0.1:0", Machines: "none", Log: testLog(t, slog.LevelInfo)})
 	t.Fatal(err) // it is killed before
 }
 

@@ -73,7 +73,7 @@ func TestVolumesOfASnapshotAreClones(t *testing.T) {
 		t.Fatal(err)
 	}
 	c, client, end := openMoody(t, dir, &moody{})
-	r := countReadings(t, c)
+	r := readingsOf(t, c)
 	snap, other := makeSnapshot(t, c, client, "root"), makeSnapshot(t, c, client, "other")
 	zone := aws.String("us-east-1a")
 	for range 2 {

@@ -65,7 +65,7 @@ func TestMachineSnapshotsByChanges(t *testing.T) {
 		{DeviceName: aws.String("/dev/sda1"), Ebs: &types.EbsBlockDevice{DeleteOnTermination: aws.Bool(false)}},
 		{DeviceName: aws.String("/dev/sdf"), Ebs: &types.EbsBlockDevice{VolumeSize: aws.Int32(1)}},
 	}})
-	reads := countReadings(t, r.cloud)
+	reads := readingsOf(t, r.cloud)
 	r.sh(id, "dd if=/dev/urandom of=/data/first bs=1M count=24 2>/dev/null && sync")
 	var vols []string
 	for _, m := range r.instance(id).BlockDeviceMappings {
@@ -138,7 +138,7 @@ func TestMachineSnapshotsByChanges(t *testing.T) {
 	incremental("after a file was removed")
 	write("again")
 	r.reopen()
-	reads = countReadings(t, r.cloud)
+	reads = readingsOf(t, r.cloud)
 	incremental("after a restart of the daemon")
 	write("stopped")
 	stop()
@@ -173,7 +173,7 @@ func TestMachineSnapshotsByChanges(t *testing.T) {
 	begin()
 	write("alone")
 	r.killQEMUWithoutDaemon(id)
-	reads = countReadings(t, r.cloud)
+	reads = readingsOf(t, r.cloud)
 	clear(last)
 	incremental("after the machine ended without a daemon")
 	exact("after the machine ended without a daemon")

@@ -90,7 +90,7 @@ func newRig(t *testing.T) *rig {
 func (r *rig) open() {
 	r.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	log := slog.New(slog.NewTextHandler(r.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+	log := testLog(r.t, slog.LevelDebug)
 	hyper := qemu{runner: machine.NewRunner(machine.Config{Accel: machine.AccelAuto}, log), kind: string(machine.AccelTCG)}
 	c, err := Open(ctx, Options{Dir: r.dir, Account: DefaultAccount, Keys: testKeys, Log: log}, hyper)
 	if err != nil {

@@ -311,13 +311,13 @@ type inventory struct {
 
 func (v *inventory) open() {
 	ctx, cancel := context.WithCancel(context.Background())
-	log := slog.New(slog.NewTextHandler(v.t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+	log := testLog(v.t, slog.LevelWarn)
 	c, err := Open(ctx, Options{Dir: v.dir, Account: DefaultAccount, Keys: testKeys, Log: log}, v.s)
 	if err != nil {
 		cancel()
 		v.t.Fatal(err)
 	}
-	v.c, v.client, v.reads = c, testClient(v.t, c, "us-east-1"), countReadings(v.t, c)
+	v.c, v.client, v.reads = c, testClient(v.t, c, "us-east-1"), readingsOf(v.t, c)
 	v.end = sync.OnceFunc(func() {
 		cancel()
 		if err := c.Close(); err != nil {

@@ -6,8 +6,10 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -60,9 +62,11 @@ func TestMachineSnapshotsWhileItWrites(t *testing.T) {
 
 	p := r.startPulse("web", device)
 	var all []taken
+	back := false
 	for range fifty {
 		s := taken{before: p.phase("snapshot")}
 		s.id = r.snapshot(c, volume)
+		back = back || r.standsBack()
 		s.after = p.phase("snapshot") + 1 // one more may be on its way
 		r.completed(c, s.id)
 		p.phase("idle")
@@ -71,6 +75,12 @@ func TestMachineSnapshotsWhileItWrites(t *testing.T) {
 	p.finish()
 	for _, s := range all {
 		r.consistent(s)
+	}
+	if r.grouped() {
+		if !back {
+			t.Error("the daemon never stood back while it read the disk of a guest at work")
+		}
+		r.waitUntil("the daemon steps forward again", func() bool { return !r.standsBack() })
 	}
 	r.sh("web", "! dmesg | grep -i 'i/o error'")
 
@@ -82,6 +92,24 @@ func TestMachineSnapshotsWhileItWrites(t *testing.T) {
 	r.sh("web", "! dmesg | grep -i 'i/o error'")
 	t.Logf("while its other disk and the daemon were in trouble:\n%s", d.finish())
 	r.nothingLeft(instance)
+}
+
+// grouped tells if the kernel shares processors out between sessions, so that the
+// daemon's can stand back.
+func (r *rig) grouped() bool { return r.session() != "" }
+
+// standsBack tells if the daemon's session leaves the processors to the guests.
+func (r *rig) standsBack() bool { return strings.HasSuffix(r.session(), " nice 10") }
+
+// session is the kernel's word on the daemon's session, as "/autogroup-25 nice 0",
+// and empty where sessions don't matter.
+func (r *rig) session() string {
+	r.t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/autogroup", r.daemon().pid))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		r.t.Fatal(err)
+	}
+	return strings.TrimSpace(string(text))
 }
 
 // plug makes a volume and plugs it into an instance.
