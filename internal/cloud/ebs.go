@@ -40,11 +40,11 @@ func (c *Cloud) registerDirect() {
 }
 
 // ebsSnapshotID is how the EBS direct APIs take IDs; EC2 is stricter.
-var ebsSnapshotID = regexp.MustCompile(`^snap-[0-9a-f]{1,59}$`)
+var ebsSnapshotID = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^snap-[0-9a-f]{1,59}$`) })
 
 // directSnapshot reads a snapshot for the EBS direct APIs.
 func directSnapshot(tx *state.Tx, s state.Scope, id *string) (*state.Snapshot, error) {
-	if !ebsSnapshotID.MatchString(aws.ToString(id)) {
+	if !ebsSnapshotID().MatchString(aws.ToString(id)) {
 		return nil, ebsFail(ebsInvalid, ebstypes.ValidationExceptionReasonInvalidSnapshotId, "'%s' is not a snapshot ID.", aws.ToString(id))
 	}
 	snap, err := state.Get[state.Snapshot](tx, s, *id)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -21,7 +22,7 @@ const (
 
 // groupText is what a security group's name and description, and its rules'
 // descriptions, are made of.
-var groupText = regexp.MustCompile(`^[a-zA-Z0-9 ._\-:/()#,@\[\]+=&;{}!$*]{0,255}$`)
+var groupText = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9 ._\-:/()#,@\[\]+=&;{}!$*]{0,255}$`) })
 
 // CreateSecurityGroup makes a group that lets everything out and nothing in.
 func (c *Cloud) CreateSecurityGroup(ctx context.Context, in *ec2.CreateSecurityGroupInput) (*ec2.CreateSecurityGroupOutput, error) {
@@ -70,9 +71,9 @@ func checkGroupText(in *ec2.CreateSecurityGroupInput) error {
 		return missing("GroupDescription")
 	case strings.HasPrefix(name, "sg-"):
 		return invalid(name, "groupName", "Group names may not be in the format sg-*.")
-	case !groupText.MatchString(name):
+	case !groupText().MatchString(name):
 		return invalid(name, "groupName", "Character sets beyond ASCII are not supported, and a name has up to 255 characters.")
-	case !groupText.MatchString(text):
+	case !groupText().MatchString(text):
 		return invalid(text, "GroupDescription", "Character sets beyond ASCII are not supported, and a description has up to 255 characters.")
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -28,13 +29,13 @@ func (c *Cloud) registerImages() {
 }
 
 // https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_RegisterImage.html
-var imageName = regexp.MustCompile(`^[A-Za-z0-9()\[\] ./\-'@_]{3,128}$`)
+var imageName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9()\[\] ./\-'@_]{3,128}$`) })
 
 func checkImageName(tx *state.Tx, s state.Scope, name *string) error {
 	if name == nil {
 		return missing("name")
 	}
-	if !imageName.MatchString(*name) {
+	if !imageName().MatchString(*name) {
 		return fail("InvalidAMIName.Malformed", "AMI names must be between 3 and 128 characters long, and may contain letters, numbers, and ( ) [ ] space . / - ' @ _ ; '%s' is not.", *name)
 	}
 	images, err := state.List[state.Image](tx, s)

@@ -146,7 +146,7 @@ func sourceGroup(tx *state.Tx, g *state.SecurityGroup, pair types.UserIdGroupPai
 }
 
 func ruleText(text *string) (string, error) {
-	if t := aws.ToString(text); !groupText.MatchString(t) {
+	if t := aws.ToString(text); !groupText().MatchString(t) {
 		return "", fail("InvalidParameterValue", "Invalid rule description. Valid descriptions are strings less than 256 characters from the following set: a-zA-Z0-9. _-:/()#,@[]+=&;{}!$*")
 	}
 	return aws.ToString(text), nil

@@ -18,6 +18,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -138,11 +139,11 @@ func (i *importing) progress(step string, done, total int64) {
 	}
 }
 
-var checksumGrammar = regexp.MustCompile(`^(sha256:[0-9a-fA-F]{64}|sha512:[0-9a-fA-F]{128})$`)
+var checksumGrammar = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^(sha256:[0-9a-fA-F]{64}|sha512:[0-9a-fA-F]{128})$`) })
 
 // CheckChecksum tells whether text has the form of a checksum.
 func CheckChecksum(text string) error {
-	if !checksumGrammar.MatchString(text) {
+	if !checksumGrammar().MatchString(text) {
 		return fmt.Errorf("%q is no checksum: want sha256: and 64 digits in base 16, or sha512: and 128", text)
 	}
 	return nil

@@ -8,16 +8,17 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"sync"
 )
 
 // maxCache bounds what is read of a cached file.
 const maxCache = 16 << 20
 
-var regionName = regexp.MustCompile(`^[a-z0-9-]{1,40}$`)
+var regionName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9-]{1,40}$`) })
 
 // cachePath is where a region's figures are kept under a folder.
 func cachePath(dir, region string) (string, error) {
-	if !regionName.MatchString(region) {
+	if !regionName().MatchString(region) {
 		return "", fmt.Errorf("%q is no region's name", region)
 	}
 	return filepath.Join(dir, region+".json"), nil

@@ -6,13 +6,14 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"sync"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 )
 
-var imageNameGrammar = regexp.MustCompile(`^[A-Za-z0-9()\[\] ./'@_-]{3,128}$`)
+var imageNameGrammar = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9()\[\] ./'@_-]{3,128}$`) })
 
 // ImageDurable makes an image from which whatever launches it keeps its disks:
 // of a server's disks as they are now, or of another image. A server of the
@@ -26,7 +27,7 @@ func (m *Manager) ImageDurable(ctx context.Context, o DurableOptions) (*Image, e
 }
 
 func (m *Manager) imageDurable(ctx context.Context, o DurableOptions) (*types.Image, error) {
-	if o.Name != "" && !imageNameGrammar.MatchString(o.Name) {
+	if o.Name != "" && !imageNameGrammar().MatchString(o.Name) {
 		return nil, &Error{Code: KindUsage, Reason: fmt.Sprintf("%q is no image name", o.Name), Remedy: "use 3 to 128 letters, digits, spaces and ( ) [ ] . / - ' @ _"}
 	}
 	for _, d := range o.Data {

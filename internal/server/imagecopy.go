@@ -46,7 +46,7 @@ func (m *Manager) imageCopy(ctx context.Context, o ImageCopyOptions) (*types.Ima
 	switch {
 	case !imageIDGrammar.MatchString(o.ID):
 		return nil, &Error{Code: KindUsage, Reason: fmt.Sprintf("%q is no image ID", o.ID), Remedy: "stead image ls, in the region that it is in"}
-	case o.Name != "" && !imageNameGrammar.MatchString(o.Name):
+	case o.Name != "" && !imageNameGrammar().MatchString(o.Name):
 		return nil, &Error{Code: KindUsage, Reason: fmt.Sprintf("%q is no image name", o.Name), Remedy: "use 3 to 128 letters, digits, spaces and ( ) [ ] . / - ' @ _"}
 	case o.From == "":
 		return nil, &Error{Code: KindUsage, Reason: "this context has no region", Remedy: "add --from REGION"}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // Port is a port, or a range of ports, of TCP or UDP.
@@ -89,7 +90,7 @@ func ParseFrom(list string) ([]string, error) {
 }
 
 var (
-	nameGrammar   = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+	nameGrammar   = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`) })
 	idGrammar     = regexp.MustCompile(`^(i|vol|ami|snap)-([0-9a-f]{8}|[0-9a-f]{17})$`)
 	volumeGrammar = regexp.MustCompile(`^vol-([0-9a-f]{8}|[0-9a-f]{17})$`)
 	deviceGrammar = regexp.MustCompile(`^/dev/(sd[a-z][0-9]{0,2}|xvd[a-z]{1,2}[0-9]{0,2})$`)
@@ -101,7 +102,7 @@ func CheckName(name string) error {
 	if idGrammar.MatchString(name) {
 		return &Error{Code: KindUsage, Reason: fmt.Sprintf("%q is an ID, no server name", name), Remedy: "stead ls shows which server has it"}
 	}
-	if nameGrammar.MatchString(name) {
+	if nameGrammar().MatchString(name) {
 		return nil
 	}
 	return &Error{

@@ -30,7 +30,7 @@ const BlockSize = 512 << 10
 // so that the sync at the end finds little left.
 const writebackSlots = 16
 
-var zeroSum = sha256.Sum256(make([]byte, BlockSize))
+var zeroSum = sync.OnceValue(func() [sha256.Size]byte { return sha256.Sum256(make([]byte, BlockSize)) })
 
 // Upload is one that is open. Its methods may be called concurrently.
 type Upload struct {
@@ -235,7 +235,7 @@ func (u *Upload) begin(index int64, sum *Digest) (slot uint32, done func(), err 
 
 // takeSlot finds a slot that nothing needs. mu is held.
 func (u *Upload) takeSlot(sum Digest) uint32 {
-	if sum == zeroSum {
+	if sum == zeroSum() {
 		return noSlot
 	}
 	if n := len(u.free); n > 0 {

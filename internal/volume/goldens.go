@@ -197,7 +197,7 @@ func (d *Dir) listGoldens() ([]goldenFile, error) {
 	var all []goldenFile
 	for _, e := range entries {
 		id, ok := strings.CutSuffix(e.Name(), recordSuffix)
-		if !ok || !validID.MatchString(id) {
+		if !ok || !validID().MatchString(id) {
 			continue
 		}
 		g := goldenFile{id: id}

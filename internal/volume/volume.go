@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -40,7 +41,7 @@ const (
 )
 
 // validID keeps an ID from leaving the folder or looking like a temporary.
-var validID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
+var validID = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`) })
 
 // Sink takes a volume's contents while it is filled. It is a fresh sparse file
 // of the volume's size: what isn't written reads as zeros. WriteAt may be
@@ -255,7 +256,7 @@ func (d *Dir) List() ([]string, error) {
 	var ids []string
 	for _, e := range entries {
 		id, ok := strings.CutSuffix(e.Name(), suffix)
-		if ok && e.Type().IsRegular() && validID.MatchString(id) {
+		if ok && e.Type().IsRegular() && validID().MatchString(id) {
 			ids = append(ids, id)
 		}
 	}
@@ -264,7 +265,7 @@ func (d *Dir) List() ([]string, error) {
 }
 
 func check(id string, size int64) error {
-	if !validID.MatchString(id) {
+	if !validID().MatchString(id) {
 		return fmt.Errorf("%w: ID %q", ErrInvalid, id)
 	}
 	if size <= 0 || size == math.MaxInt64 {

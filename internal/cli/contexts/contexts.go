@@ -22,6 +22,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"sort"
+	"sync"
 
 	"github.com/steadcloud/stead/internal/cli/privatefile"
 )
@@ -204,10 +205,10 @@ func (s *Store) Remove(name string) error {
 
 func localContext() Context { return Context{Name: Local, Kind: KindLocal} }
 
-var validName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
+var validName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`) })
 
 func check(c Context) error {
-	if !validName.MatchString(c.Name) {
+	if !validName().MatchString(c.Name) {
 		return fmt.Errorf("%w: name %q: use up to 63 small letters, digits, '.', '_' and '-', a letter or digit first", ErrInvalid, c.Name)
 	}
 	if c.EndpointURL == "" {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strings"
 )
 
 // Errors that a caller must tell apart; test for them with errors.Is.
@@ -81,13 +82,17 @@ type Store interface {
 
 var (
 	validKind = regexp.MustCompile(`^[a-z]{1,32}$`)
-	validName = regexp.MustCompile(`^[a-z]{1,32}/[A-Za-z0-9][A-Za-z0-9._-]{0,199}$`)
+	validName = regexp.MustCompile(`^[a-z]{1,32}/[A-Za-z0-9][A-Za-z0-9._-]*$`)
 )
+
+// maxName is how long a name may be after its kind, bytes.
+const maxName = 200
 
 // checkName keeps a name from being anything but an object's.
 func checkName(names ...string) error {
 	for _, name := range names {
-		if !validName.MatchString(name) {
+		_, after, _ := strings.Cut(name, "/")
+		if len(after) > maxName || !validName.MatchString(name) {
 			return fmt.Errorf("%w: %q", ErrInvalid, name)
 		}
 	}
