@@ -148,14 +148,15 @@ func (q *queue) retry(j job, it *item, err error) {
 	q.log.Warn("work failed, will try again", "kind", j.kind, "id", j.id, "in", wait, "err", err)
 }
 
-// wait returns when no worker runs; after the context's end none starts.
+// wait returns when no worker runs. The context has ended before: none starts any
+// more, but for one that is just being started, for which the lock waits.
 func (q *queue) wait() {
-	q.wg.Wait()
 	q.mu.Lock()
-	defer q.mu.Unlock()
 	for _, it := range q.items {
 		if it.timer != nil {
 			it.timer.Stop()
 		}
 	}
+	q.mu.Unlock()
+	q.wg.Wait()
 }
