@@ -15,6 +15,7 @@ import (
 
 	"github.com/steadcloud/stead/internal/cli/contexts"
 	"github.com/steadcloud/stead/internal/cli/sshclient"
+	"github.com/steadcloud/stead/internal/cloud"
 	"github.com/steadcloud/stead/internal/ec2tools"
 	"github.com/steadcloud/stead/internal/server"
 )
@@ -101,6 +102,8 @@ func remedy(err error) string {
 		return "stead context ls"
 	case errors.Is(err, sshclient.ErrNoClient):
 		return "apt install openssh-client"
+	case errors.Is(err, cloud.ErrVersion):
+		return "use the stead that made it, or choose another --data-dir"
 	case errors.Is(err, fs.ErrPermission):
 		return "run it as the user whom that belongs to, or choose another --data-dir"
 	}

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/steadcloud/stead/internal/machine"
+	"github.com/steadcloud/stead/internal/snapshot"
 )
 
 // DefaultListen is where the API is found unless said otherwise.
@@ -50,6 +51,10 @@ type Config struct {
 
 // ErrInUse says that another daemon has the data folder.
 var ErrInUse = errors.New("another daemon is running on the data folder")
+
+// ErrVersion says that another version of this program made the data folder's
+// snapshot store, in a format that this one doesn't have.
+var ErrVersion = snapshot.ErrVersion
 
 // Credentials sign requests to the local cloud.
 type Credentials struct {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -177,7 +178,9 @@ func absentIsNotFound(f *fixture) {
 }
 
 func badNames(f *fixture) {
-	for _, name := range []string{"", "a", "packs/", "/a", "packs/../a", "packs/.a", "packs/a/b", "Packs/a", "packs/a b", "../packs/a"} {
+	longest := "packs/" + strings.Repeat("a", 200)
+	f.ok(f.Create(f.Context(), longest, nil))
+	for _, name := range []string{"", "a", "packs/", "/a", "packs/../a", "packs/.a", "packs/a/b", "Packs/a", "packs/a b", "../packs/a", longest + "a"} {
 		f.wantErr(f.Create(f.Context(), name, nil), objects.ErrInvalid)
 		_, err := f.ReadAt(f.Context(), name, make([]byte, 1), 0)
 		f.wantErr(err, objects.ErrInvalid)
